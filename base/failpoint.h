@@ -1,0 +1,44 @@
+// Failpoints: makes the n-th system call of a name fail, or wait, on purpose.
+//
+// Every system call that can fail passes base/sys.h and asks here under its own name (for an ioctl
+// that is the request, "KVM_SET_USER_MEMORY_REGION"). While nothing is armed the cost is one relaxed
+// load of a bool. Process-wide; any thread; armed by tests and by --failpoint.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace crossbar::failpoints {
+
+namespace internal {
+extern std::atomic<bool> g_active;
+int HitSlow(std::string_view name);
+}  // namespace internal
+
+// Called by base/sys.h before each call: 0 to go on, or the errno to fail with.
+inline int Hit(std::string_view name) {
+  if (!internal::g_active.load(std::memory_order_relaxed)) [[likely]] return 0;
+  return internal::HitSlow(name);
+}
+
+// Arms one rule, "NAME[#N]=ACTION": from the N-th call on (default: every call), ACTION is an errno
+// name or number (EIO, 5), "ERRNO*COUNT" to fail COUNT calls only, or "delay(MICROSECONDS)". NAME may be "*".
+// "NAME#3=EIO*1" fails exactly the third call.
+Result<> Arm(std::string_view rule);
+
+// Counts calls by name without failing any, for sweeps that then fail each one in turn.
+void StartCensus();
+std::map<std::string, uint64_t, std::less<>> Census();
+
+// How often armed rules fired since the last Reset.
+uint64_t Fired();
+
+// Disarms everything and clears the counts.
+void Reset();
+
+}  // namespace crossbar::failpoints

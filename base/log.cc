@@ -1,0 +1,63 @@
+#include "base/log.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <string>
+
+namespace crossbar {
+namespace {
+
+constexpr std::array<std::string_view, 5> kLevelNames = {"error", "warning", "info", "debug",
+                                                         "trace"};
+
+const std::chrono::steady_clock::time_point g_start = std::chrono::steady_clock::now();
+
+}  // namespace
+
+namespace log {
+
+std::atomic<LogLevel> g_level = LogLevel::kWarning;
+
+Result<LogLevel> ParseLevel(std::string_view name) {
+  for (size_t i = 0; i < kLevelNames.size(); ++i) {
+    if (name == kLevelNames[i]) return static_cast<LogLevel>(i);
+  }
+  return Fail("'{}' is no log level; use error, warning, info, debug or trace", name);
+}
+
+void WriteLine(LogLevel level, std::string_view text) {
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - g_start).count();
+  const std::string line = fmt::format("crossbar {:10.6f} {}: {}\n", seconds,
+                                       kLevelNames[static_cast<size_t>(level)], text);
+  // One write, so that lines of several threads do not mix. A logger that fails has nobody to tell.
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+}
+
+}  // namespace log
+
+bool RateLimit::Allow(uint64_t* dropped) {
+  const auto now = std::chrono::duration_cast<std::chrono::seconds>(
+                       std::chrono::steady_clock::now().time_since_epoch())
+                       .count();
+  bool allowed = false;
+  if (spent_.load(std::memory_order_relaxed) < kBurst) {
+    allowed = spent_.fetch_add(1, std::memory_order_relaxed) < kBurst;
+    if (allowed) next_second_.store(now + 1, std::memory_order_relaxed);
+  }
+  if (!allowed) {
+    int64_t next = next_second_.load(std::memory_order_relaxed);
+    allowed = now >= next &&
+              next_second_.compare_exchange_strong(next, now + 1, std::memory_order_relaxed);
+  }
+  if (!allowed) {
+    dropped_.fetch_add(1, std::memory_order_relaxed);
+    return false;
+  }
+  *dropped = dropped_.exchange(0, std::memory_order_relaxed);
+  return true;
+}
+
+}  // namespace crossbar

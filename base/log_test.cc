@@ -1,0 +1,36 @@
+#include "base/log.h"
+
+#include <gtest/gtest.h>
+
+namespace crossbar {
+namespace {
+
+TEST(Log, ParsesEveryLevelAndRefusesOthers) {
+  EXPECT_EQ(log::ParseLevel("error").value(), LogLevel::kError);
+  EXPECT_EQ(log::ParseLevel("trace").value(), LogLevel::kTrace);
+  EXPECT_FALSE(log::ParseLevel("loud"));
+}
+
+TEST(Log, WritesOneLineAtOrAboveTheLevelOnly) {
+  log::SetLevel(LogLevel::kWarning);
+  testing::internal::CaptureStderr();
+  LogInfo("below {}", 1);
+  LogWarning("at {}", 2);
+  const std::string text = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(text.find("below"), std::string::npos);
+  EXPECT_NE(text.find("warning: at 2\n"), std::string::npos);
+}
+
+TEST(Log, RateLimitWithholdsAFloodAndSaysHowMuch) {
+  log::SetLevel(LogLevel::kWarning);
+  RateLimit limit;
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 10000; ++i) LogGuest(limit, "guest wrote {}", i);
+  const std::string text = testing::internal::GetCapturedStderr();
+  const auto lines = std::count(text.begin(), text.end(), '\n');
+  EXPECT_GE(lines, RateLimit::kBurst);
+  EXPECT_LT(lines, 20);
+}
+
+}  // namespace
+}  // namespace crossbar

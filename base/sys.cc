@@ -1,0 +1,229 @@
+#include "base/sys.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/failpoint.h"
+
+namespace crossbar::sys {
+namespace {
+
+// Runs `call` under failpoint `name`, again after EINTR. The result, or -errno.
+template <typename Call>
+auto Through(std::string_view name, Call&& call) -> decltype(call()) {
+  if (const int injected = failpoints::Hit(name); injected != 0) [[unlikely]]
+    return static_cast<decltype(call())>(-injected);
+  while (true) {
+    const auto result = call();
+    if (result >= 0) return result;
+    if (errno != EINTR) return static_cast<decltype(call())>(-errno);
+  }
+}
+
+std::unexpected<Error> Failed(long result, std::string_view name, std::string_view detail = {}) {
+  return std::unexpected(ErrnoError(static_cast<int>(-result), name, detail));
+}
+
+}  // namespace
+
+std::string ErrnoText(int code) {
+  char buffer[128];
+  return ::strerror_r(code, buffer, sizeof buffer);  // the GNU variant: returns the text
+}
+
+Error ErrnoError(int code, std::string_view name, std::string_view detail) {
+  return Error(code, detail.empty() ? fmt::format("{}: {}", name, ErrnoText(code))
+                                    : fmt::format("{} {}: {}", name, detail, ErrnoText(code)));
+}
+
+int TryIoctl(int fd, Request request, unsigned long argument) {
+  if (const int injected = failpoints::Hit(request.name); injected != 0) [[unlikely]]
+    return -injected;
+  const int result = ::ioctl(fd, request.number, argument);
+  return result >= 0 ? result : -errno;
+}
+
+int TryIoctl(int fd, Request request, const void* argument) {
+  return TryIoctl(fd, request, reinterpret_cast<unsigned long>(argument));
+}
+
+Result<int> Ioctl(int fd, Request request, unsigned long argument) {
+  int result = TryIoctl(fd, request, argument);
+  while (result == -EINTR) result = TryIoctl(fd, request, argument);
+  if (result < 0) return Failed(result, request.name);
+  return result;
+}
+
+Result<int> Ioctl(int fd, Request request, const void* argument) {
+  return Ioctl(fd, request, reinterpret_cast<unsigned long>(argument));
+}
+
+Result<Fd> Open(const std::string& path, int flags, mode_t mode) {
+  const int fd = Through("open", [&] { return ::open(path.c_str(), flags | O_CLOEXEC, mode); });
+  if (fd < 0) return Failed(fd, "open", path);
+  return Fd(fd);
+}
+
+Result<size_t> Read(int fd, std::span<std::byte> buffer) {
+  const ssize_t n = Through("read", [&] { return ::read(fd, buffer.data(), buffer.size()); });
+  if (n < 0) return Failed(n, "read");
+  return static_cast<size_t>(n);
+}
+
+Result<size_t> Write(int fd, std::span<const std::byte> data) {
+  const ssize_t n = Through("write", [&] { return ::write(fd, data.data(), data.size()); });
+  if (n < 0) return Failed(n, "write");
+  return static_cast<size_t>(n);
+}
+
+Result<size_t> Pread(int fd, std::span<std::byte> buffer, uint64_t offset) {
+  const ssize_t n = Through("pread", [&] {
+    return ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(offset));
+  });
+  if (n < 0) return Failed(n, "pread", fmt::format("{} bytes at {:#x}", buffer.size(), offset));
+  return static_cast<size_t>(n);
+}
+
+Result<size_t> Pwrite(int fd, std::span<const std::byte> data, uint64_t offset) {
+  const ssize_t n = Through("pwrite", [&] {
+    return ::pwrite(fd, data.data(), data.size(), static_cast<off_t>(offset));
+  });
+  if (n < 0) return Failed(n, "pwrite", fmt::format("{} bytes at {:#x}", data.size(), offset));
+  return static_cast<size_t>(n);
+}
+
+Result<> WriteAll(int fd, std::span<const std::byte> data) {
+  while (!data.empty()) data = data.subspan(TRY(Write(fd, data)));
+  return {};
+}
+
+Result<uint64_t> FileSize(int fd) {
+  struct stat status {};
+  const int result = Through("fstat", [&] { return ::fstat(fd, &status); });
+  if (result < 0) return Failed(result, "fstat");
+  if (!S_ISREG(status.st_mode)) return Fail("not a regular file");
+  return static_cast<uint64_t>(status.st_size);
+}
+
+Result<void*> Mmap(void* address, size_t size, int protection, int flags, int fd, uint64_t offset) {
+  // mmap's result is no signed number, so it does not go through Through.
+  if (const int injected = failpoints::Hit("mmap"); injected != 0) [[unlikely]]
+    return Failed(-injected, "mmap", fmt::format("{:#x} bytes at {:#x}", size, offset));
+  void* result = ::mmap(address, size, protection, flags, fd, static_cast<off_t>(offset));
+  if (result == MAP_FAILED)
+    return Failed(-errno, "mmap", fmt::format("{:#x} bytes at {:#x}", size, offset));
+  return result;
+}
+
+Result<> Munmap(void* address, size_t size) {
+  const int result = Through("munmap", [&] { return ::munmap(address, size); });
+  if (result < 0) return Failed(result, "munmap", fmt::format("{:#x} bytes", size));
+  return {};
+}
+
+Result<> Madvise(void* address, size_t size, int advice) {
+  const int result = Through("madvise", [&] { return ::madvise(address, size, advice); });
+  if (result < 0)
+    return Failed(result, "madvise", fmt::format("{} of {:#x} bytes", advice, size));
+  return {};
+}
+
+Result<Fd> MemfdCreate(const char* name, unsigned flags) {
+  const int fd =
+      Through("memfd_create", [&] { return ::memfd_create(name, flags | MFD_CLOEXEC); });
+  if (fd < 0) return Failed(fd, "memfd_create", name);
+  return Fd(fd);
+}
+
+Result<> Ftruncate(int fd, uint64_t size) {
+  const int result =
+      Through("ftruncate", [&] { return ::ftruncate(fd, static_cast<off_t>(size)); });
+  if (result < 0) return Failed(result, "ftruncate", fmt::format("to {:#x} bytes", size));
+  return {};
+}
+
+Result<> Fallocate(int fd, int mode, uint64_t offset, uint64_t size) {
+  const int result = Through("fallocate", [&] {
+    return ::fallocate(fd, mode, static_cast<off_t>(offset), static_cast<off_t>(size));
+  });
+  if (result < 0)
+    return Failed(result, "fallocate", fmt::format("{:#x} bytes at {:#x}", size, offset));
+  return {};
+}
+
+Result<> AddSeals(int fd, int seals) {
+  const int result = Through("fcntl", [&] { return ::fcntl(fd, F_ADD_SEALS, seals); });
+  if (result < 0) return Failed(result, "fcntl", fmt::format("F_ADD_SEALS {:#x}", seals));
+  return {};
+}
+
+Result<size_t> ReadOwnMemory(std::span<std::byte> to, const void* from) {
+  const iovec local{to.data(), to.size()};
+  const iovec remote{const_cast<void*>(from), to.size()};
+  const ssize_t n = Through("process_vm_readv", [&] {
+    return ::process_vm_readv(::getpid(), &local, 1, &remote, 1, 0);
+  });
+  if (n < 0) return Failed(n, "process_vm_readv");
+  return static_cast<size_t>(n);
+}
+
+Result<size_t> WriteOwnMemory(void* to, std::span<const std::byte> from) {
+  const iovec local{const_cast<std::byte*>(from.data()), from.size()};
+  const iovec remote{to, from.size()};
+  const ssize_t n = Through("process_vm_writev", [&] {
+    return ::process_vm_writev(::getpid(), &local, 1, &remote, 1, 0);
+  });
+  if (n < 0) return Failed(n, "process_vm_writev");
+  return static_cast<size_t>(n);
+}
+
+Result<Fd> EventFd(unsigned initial, int flags) {
+  const int fd = Through("eventfd", [&] { return ::eventfd(initial, flags | EFD_CLOEXEC); });
+  if (fd < 0) return Failed(fd, "eventfd");
+  return Fd(fd);
+}
+
+Result<> SignalEvent(const Fd& event) {
+  const uint64_t one = 1;
+  return WriteAll(event.get(), std::as_bytes(std::span(&one, 1)));
+}
+
+Result<uint64_t> DrainEvent(const Fd& event) {
+  uint64_t count = 0;
+  const Result<size_t> n = Read(event.get(), std::as_writable_bytes(std::span(&count, 1)));
+  if (n) return count;
+  if (n.error().code() == EAGAIN) return uint64_t{0};
+  return std::unexpected(n.error());
+}
+
+Result<Fd> EpollCreate() {
+  const int fd = Through("epoll_create1", [&] { return ::epoll_create1(EPOLL_CLOEXEC); });
+  if (fd < 0) return Failed(fd, "epoll_create1");
+  return Fd(fd);
+}
+
+Result<> EpollControl(int epoll, int operation, int fd, uint32_t events, uint64_t key) {
+  ::epoll_event event{};
+  event.events = events;
+  event.data.u64 = key;
+  const int result =
+      Through("epoll_ctl", [&] { return ::epoll_ctl(epoll, operation, fd, &event); });
+  if (result < 0) return Failed(result, "epoll_ctl", fmt::format("fd {}", fd));
+  return {};
+}
+
+int EpollWait(int epoll, std::span<::epoll_event> events, int timeout_ms) {
+  const int result = ::epoll_wait(epoll, events.data(), static_cast<int>(events.size()), timeout_ms);
+  return result >= 0 ? result : -errno;
+}
+
+}  // namespace crossbar::sys

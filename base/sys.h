@@ -1,0 +1,89 @@
+// The one door for system calls: EINTR, failpoints and errors that name the call and its arguments.
+//
+// Every system call of Crossbar that can fail goes through here, so that fault injection
+// (base/failpoint.h) reaches all of them. Stateless; any thread. All descriptors are CLOEXEC.
+// Errors carry the errno value and read "NAME detail: strerror".
+#pragma once
+
+#include <linux/types.h>
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+struct epoll_event;  // <sys/epoll.h>
+
+namespace crossbar::sys {
+
+// An ioctl request with its name, as SYS_REQUEST(KVM_RUN) makes it.
+struct Request {
+  unsigned long number;
+  const char* name;
+};
+#define SYS_REQUEST(request) \
+  ::crossbar::sys::Request { request, #request }
+
+// One ioctl, without a retry and without an Error: the result, or -errno. For KVM_RUN, where EINTR
+// is news, and for callers that treat some errno values as answers.
+int TryIoctl(int fd, Request request, unsigned long argument);
+int TryIoctl(int fd, Request request, const void* argument);
+
+// One ioctl with EINTR retried.
+Result<int> Ioctl(int fd, Request request, unsigned long argument = 0);
+Result<int> Ioctl(int fd, Request request, const void* argument);
+
+// As above; `detail` is a callable that returns text on the arguments, run only on failure.
+template <typename Detail>
+Result<int> Ioctl(int fd, Request request, const void* argument, Detail&& detail);
+
+Result<Fd> Open(const std::string& path, int flags, mode_t mode = 0);
+Result<size_t> Read(int fd, std::span<std::byte> buffer);
+Result<size_t> Write(int fd, std::span<const std::byte> data);
+Result<size_t> Pread(int fd, std::span<std::byte> buffer, uint64_t offset);
+Result<size_t> Pwrite(int fd, std::span<const std::byte> data, uint64_t offset);
+Result<> WriteAll(int fd, std::span<const std::byte> data);
+Result<uint64_t> FileSize(int fd);
+
+Result<void*> Mmap(void* address, size_t size, int protection, int flags, int fd, uint64_t offset);
+Result<> Munmap(void* address, size_t size);
+Result<> Madvise(void* address, size_t size, int advice);
+Result<Fd> MemfdCreate(const char* name, unsigned flags);
+Result<> Ftruncate(int fd, uint64_t size);
+Result<> Fallocate(int fd, int mode, uint64_t offset, uint64_t size);
+Result<> AddSeals(int fd, int seals);
+
+// Bytes copied within our own memory by the kernel, fewer where a page is not there (EFAULT where
+// none could be): process_vm_readv and process_vm_writev.
+Result<size_t> ReadOwnMemory(std::span<std::byte> to, const void* from);
+Result<size_t> WriteOwnMemory(void* to, std::span<const std::byte> from);
+
+Result<Fd> EventFd(unsigned initial = 0, int flags = 0);
+Result<> SignalEvent(const Fd& event);
+// The counter and 0 afterwards; 0 where a non-blocking eventfd had nothing.
+Result<uint64_t> DrainEvent(const Fd& event);
+
+Result<Fd> EpollCreate();
+Result<> EpollControl(int epoll, int operation, int fd, uint32_t events, uint64_t key);
+// -errno, or how many events were stored; EINTR is an answer here.
+int EpollWait(int epoll, std::span<::epoll_event> events, int timeout_ms);
+
+// "Permission denied" and the like; thread-safe.
+std::string ErrnoText(int code);
+// An Error for errno value `code` of call `name`.
+Error ErrnoError(int code, std::string_view name, std::string_view detail = {});
+
+template <typename Detail>
+Result<int> Ioctl(int fd, Request request, const void* argument, Detail&& detail) {
+  Result<int> result = Ioctl(fd, request, argument);
+  if (result) return result;
+  const int code = result.error().code();
+  return std::unexpected(ErrnoError(code, request.name, detail()));
+}
+
+}  // namespace crossbar::sys

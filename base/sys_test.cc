@@ -1,0 +1,44 @@
+#include "base/sys.h"
+#include "base/kvm_uapi.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+
+namespace crossbar {
+namespace {
+
+TEST(Sys, ErrorsNameTheCallAndItsArguments) {
+  const Result<Fd> fd = sys::Open("/nonexistent/file", O_RDONLY);
+  ASSERT_FALSE(fd);
+  EXPECT_EQ(fd.error().message(), "open /nonexistent/file: No such file or directory");
+  EXPECT_EQ(fd.error().code(), ENOENT);
+}
+
+TEST(Sys, IoctlErrorsCarryTheDetailOfTheCaller) {
+  const Fd event = sys::EventFd().value();
+  const Result<int> result = sys::Ioctl(event.get(), SYS_REQUEST(KVM_CREATE_VM), nullptr,
+                                        [] { return std::string("type 0"); });
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().message(),
+            "KVM_CREATE_VM type 0: Inappropriate ioctl for device");
+}
+
+TEST(Sys, DescriptorsAreCloseOnExec) {
+  const Fd memfd = sys::MemfdCreate("x", 0).value();
+  EXPECT_TRUE(::fcntl(memfd.get(), F_GETFD) & FD_CLOEXEC);
+  const Fd event = sys::EventFd().value();
+  EXPECT_TRUE(::fcntl(event.get(), F_GETFD) & FD_CLOEXEC);
+}
+
+TEST(Sys, DrainingAnEmptyNonBlockingEventGivesZero) {
+  const Fd event = sys::EventFd(0, O_NONBLOCK).value();
+  EXPECT_EQ(sys::DrainEvent(event).value(), 0u);
+  EXPECT_TRUE(sys::SignalEvent(event));
+  EXPECT_TRUE(sys::SignalEvent(event));
+  EXPECT_EQ(sys::DrainEvent(event).value(), 2u);
+}
+
+}  // namespace
+}  // namespace crossbar
