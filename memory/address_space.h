@@ -1,0 +1,227 @@
+// AddressSpace: the one owner of what lies where in guest-physical memory, for vCPUs and for devices.
+//
+// It alone places and removes guest-physical ranges: memslots, ioeventfds and DMA. A live placement is
+// a move-only Mapping; its end is the zap. It knows one MemslotTable and any number of DmaDomains; a
+// domain that joins later gets every live piece. There is no subscriber list: the order of a map (G1)
+// and of a zap (G2) is a property of one function each, in address_space.cc.
+//
+// Owned by Vm; outlives every Mapping and DomainHandle. Any thread. Map, Zap and AddDomain run one at a
+// time and may take as long as their system calls and the zap deadline; lookups and pins never wait
+// for them. Lock order: a caller's function lock, then this, then the table, slots and domains.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "base/locks.h"
+#include "base/result.h"
+#include "memory/address.h"
+#include "memory/backing.h"
+#include "memory/dma_domain.h"
+#include "memory/memslot_table.h"
+#include "memory/p2p_matrix.h"
+#include "memory/piece_table.h"
+
+namespace crossbar {
+
+class AddressSpace {
+ public:
+  struct Piece {
+    GuestRange range;  // page-aligned, not empty
+    Backing backing;
+  };
+  // What is placed and taken away together: one BAR, or all of RAM.
+  struct Placement {
+    std::vector<Piece> pieces;
+    std::vector<IoEvent> events;
+  };
+
+  struct Options {
+    // All DMA unmaps and forwards of one zap share this much time.
+    std::chrono::milliseconds zap_deadline{5000};
+    // How often an unmap or a slot removal that fails is tried in all.
+    unsigned tries = 3;
+    // G5: something could not be taken away. Clears bus mastering everywhere and stops the VM; called
+    // with AddressSpace's lock held, so it must not call back, and the zap goes on after it.
+    // Empty: CHECK.
+    std::function<void(const Error&)> on_unsafe;
+  };
+
+  // When the stages of a zap were done.
+  struct ZapTimes {
+    std::chrono::steady_clock::time_point dma_out;
+    std::chrono::steady_clock::time_point slots_out;
+  };
+
+  // One placement, live or a claim. Its end is the zap.
+  class [[nodiscard]] Mapping {
+   public:
+    Mapping() = default;
+    Mapping(Mapping&& other) noexcept;
+    Mapping& operator=(Mapping&& other) noexcept;
+    ~Mapping();
+
+    // Placed now. False for an empty handle, from the start of its zap on, and for a claim that waits.
+    bool live() const { return live_ != nullptr && live_->load(std::memory_order_acquire); }
+    // Whether there is something to zap: live or a claim.
+    bool held() const { return space_ != nullptr; }
+
+   private:
+    friend class AddressSpace;
+    AddressSpace* space_ = nullptr;
+    uint64_t record_ = 0;
+    std::shared_ptr<const std::atomic<bool>> live_;
+  };
+
+  // A domain's membership. Its end takes every piece out of the domain.
+  class [[nodiscard]] DomainHandle {
+   public:
+    DomainHandle() = default;
+    DomainHandle(DomainHandle&& other) noexcept;
+    DomainHandle& operator=(DomainHandle&& other) noexcept;
+    ~DomainHandle() { Reset(); }
+    void Reset();
+    // The owner has learned that the domain is gone: no DMA through it any more. Costs no call.
+    void MarkDead();
+
+   private:
+    friend class AddressSpace;
+    DomainHandle(AddressSpace* space, DomainId id) : space_(space), id_(id) {}
+    AddressSpace* space_ = nullptr;
+    DomainId id_ = 0;
+  };
+
+  // While one lives, no BAR piece that was live when it was made has a memslot: the guest's accesses
+  // trap. DMA is untouched. Its end puts the slots back for those still live. For finding out which
+  // BAR vanished after KVM_RUN failed with EFAULT, which names no address.
+  class [[nodiscard]] Demotion {
+   public:
+    Demotion(Demotion&& other) noexcept
+        : space_(std::exchange(other.space_, nullptr)), demoted_(other.demoted_) {}
+    Demotion& operator=(Demotion&&) = delete;
+    ~Demotion();
+    // How many BAR pieces trap while it lives.
+    size_t demoted() const { return demoted_; }
+
+   private:
+    friend class AddressSpace;
+    Demotion(AddressSpace* space, size_t demoted) : space_(space), demoted_(demoted) {}
+    AddressSpace* space_;
+    size_t demoted_;
+  };
+
+  // `slots` is borrowed and outlives this.
+  explicit AddressSpace(MemslotTable& slots);
+  AddressSpace(MemslotTable& slots, Options options);
+  ~AddressSpace();
+
+  // Places all pieces or none (G1, G3). Errors: EEXIST a piece overlaps a live one (G4); a memslot or
+  // ioeventfd was refused; a domain refused RAM (G6). A BAR that a domain refuses is a cell of the
+  // matrix and a warning.
+  Result<Mapping> Map(Placement placement) EXCLUDES(update_);
+
+  // As Map, but what overlaps a live piece becomes a claim: it is placed as soon as what is there
+  // leaves, in the order of claiming, without its owner having to ask again.
+  Result<Mapping> MapOrClaim(Placement placement) EXCLUDES(update_);
+
+  // Takes the placements away: all DMA in all domains, then all slots (G2). When it returns, no guest
+  // access and no peer's DMA reaches them any more (G7). Handles that hold nothing cost nothing (G9).
+  ZapTimes Zap(std::span<Mapping* const> mappings) EXCLUDES(update_);
+
+  // Maps every live piece in `domain` (borrowed until the handle ends), in order of address. Errors
+  // leave nothing mapped in it: it refused RAM, or it is dead.
+  Result<DomainHandle> AddDomain(DmaDomain& domain) EXCLUDES(update_);
+
+  std::optional<PieceTable::Place> Find(Gpa address) const { return table_.Find(address); }
+  std::optional<PieceTable::Place> Find(Hva address) const { return table_.Find(address); }
+  std::optional<PieceTable::Pin> TryPin(GuestRange range) { return table_.TryPin(range); }
+
+  P2pMatrix Peers() const EXCLUDES(names_mutex_);
+
+  // Grows with every change of what is placed or which domain has it. For caches and the matrix.
+  uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
+
+  Demotion DemoteBars() EXCLUDES(update_);
+
+ private:
+  struct Record {
+    Placement placement;
+    std::shared_ptr<std::atomic<bool>> live;
+  };
+  // A memslot, or what it was before a demotion.
+  struct Slot {
+    std::optional<uint32_t> number;
+    GuestRange range;
+    Backing backing;
+  };
+  struct Domain {
+    DmaDomain* domain = nullptr;
+    bool dead = false;
+  };
+  // Of a placement, how much stands: the first so many of each.
+  struct Placed {
+    const Placement* placement = nullptr;
+    size_t pieces = 0;
+    size_t events = 0;
+  };
+  struct Unmap {
+    DomainId domain = 0;
+    GuestRange range;
+  };
+
+  Result<Mapping> Place(Placement placement, bool may_claim) EXCLUDES(update_);
+  Result<> PlaceRecord(const Record& record) REQUIRES(update_);
+  Result<> CheckFree(const Placement& placement) const REQUIRES(update_);
+  Result<> PlaceSlots(Placed& placed) REQUIRES(update_);
+  Result<> MapDma(const Placement& placement) REQUIRES(update_);
+  Result<> MapPiece(DomainId id, const Piece& piece) REQUIRES(update_);
+  void PlaceClaims() REQUIRES(update_);
+
+  ZapTimes TakeAway(std::span<const Placed> placed) REQUIRES(update_);
+  void UnmapDma(std::vector<Unmap> unmaps, DmaDomain::Deadline deadline) REQUIRES(update_);
+  std::optional<Error> TryUnmap(std::vector<Unmap>& unmaps, DmaDomain::Deadline deadline)
+      REQUIRES(update_);
+  void RemoveSlots(const Placed& placed) REQUIRES(update_);
+  void RemoveSlot(Slot& slot) REQUIRES(update_);
+
+  void Withdraw(DomainId id) EXCLUDES(update_);
+  void MarkDead(DomainId id) EXCLUDES(update_);
+  void Bury(DomainId id) REQUIRES(update_);
+  void Forget(DomainId id) REQUIRES(update_);
+  void NoteUnrevoked(const Unmap& unmap) REQUIRES(update_);
+  void RestoreBars() EXCLUDES(update_);
+  void Unsafe(const Error& error) REQUIRES(update_);
+  DmaDomain::Deadline ZapDeadline() const;
+  void Changed() { generation_.fetch_add(1, std::memory_order_acq_rel); }
+
+  // Constant after construction.
+  MemslotTable& slots_;
+  const Options options_;
+
+  // Held over a whole change, system calls and waits included.
+  mutable Mutex update_ ACQUIRED_BEFORE(names_mutex_);
+  std::map<uint64_t, Record> records_ GUARDED_BY(update_);
+  std::set<uint64_t> claims_ GUARDED_BY(update_);  // of records_, oldest first
+  std::map<Gpa, Slot> piece_slots_ GUARDED_BY(update_);  // of the pieces that have a host address
+  std::map<DomainId, Domain> domains_ GUARDED_BY(update_);
+  uint64_t next_id_ GUARDED_BY(update_) = 1;
+  unsigned demotions_ GUARDED_BY(update_) = 0;
+
+  // For Peers, which must not wait for a zap.
+  mutable Mutex names_mutex_;
+  std::map<DomainId, std::string> names_ GUARDED_BY(names_mutex_);
+  std::multimap<DomainId, P2pMatrix::Cell> unrevoked_ GUARDED_BY(names_mutex_);
+
+  PieceTable table_;
+  std::atomic<uint64_t> generation_ = 0;
+};
+
+}  // namespace crossbar

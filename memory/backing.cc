@@ -1,0 +1,63 @@
+#include "memory/backing.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+
+#include "base/sys.h"
+
+namespace crossbar {
+namespace {
+
+// An entry of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst).
+constexpr uint64_t kPagePresent = 1ull << 63;
+constexpr uint64_t kPageFrameMask = (1ull << 55) - 1;
+
+void Extend(std::vector<PhysicalRange>& ranges, uint64_t page) {
+  if (!ranges.empty() && ranges.back().start + ranges.back().size == page) {
+    ranges.back().size += kPageSize;
+  } else {
+    ranges.push_back({page, kPageSize});
+  }
+}
+
+}  // namespace
+
+Backing Backing::At(uint64_t offset) const {
+  Backing later = *this;
+  if (later.host != Hva()) later.host = later.host + offset;
+  if (later.file) later.file->offset += offset;
+  if (later.dma_buf) later.dma_buf->offset += offset;
+  if (later.bar_physical) *later.bar_physical += offset;
+  later.bar_offset += offset;
+  return later;
+}
+
+Result<std::vector<PhysicalRange>> Backing::Physical(uint64_t size) const {
+  if (kind == Kind::kBar) {
+    if (!bar_physical) return Fail("the device does not say where its BAR is on the host's bus");
+    return std::vector<PhysicalRange>{{*bar_physical, size}};
+  }
+  if (host == Hva()) return Fail("the memory is not mapped here");
+  const Fd pagemap = TRY(sys::Open("/proc/self/pagemap", O_RDONLY));
+  std::vector<PhysicalRange> ranges;
+  std::vector<uint64_t> entries(512);
+  const uint64_t first = host.value() / kPageSize;
+  const uint64_t pages = size / kPageSize;
+  for (uint64_t done = 0; done < pages;) {
+    const auto want = std::span(entries).first(std::min<uint64_t>(entries.size(), pages - done));
+    const size_t bytes =
+        TRY(sys::Pread(pagemap.get(), std::as_writable_bytes(want), (first + done) * 8));
+    if (bytes < 8) return Fail("/proc/self/pagemap ends early");
+    for (const uint64_t entry : want.first(bytes / 8)) {
+      if ((entry & kPagePresent) == 0) return Fail("a page was never touched");
+      const uint64_t frame = entry & kPageFrameMask;
+      if (frame == 0) return Fail("the kernel hides page frames from us: it takes CAP_SYS_ADMIN");
+      Extend(ranges, frame * kPageSize);
+    }
+    done += bytes / 8;
+  }
+  return ranges;
+}
+
+}  // namespace crossbar

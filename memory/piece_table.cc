@@ -1,0 +1,173 @@
+#include "memory/piece_table.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "base/check.h"
+
+namespace crossbar {
+
+PieceTable::Pin::~Pin() {
+  if (table_ == nullptr) return;
+  MutexLock lock(table_->mutex_);
+  Piece& piece = table_->At(place_.range.start);
+  CHECK(piece.pins > 0);
+  if (--piece.pins != 0) return;
+  if (piece.closing) table_->unpinned_.NotifyAll();
+  if (piece.gone) table_->EraseNow(place_.range.start);
+}
+
+PieceTable::Pieces::const_iterator PieceTable::FindPiece(Gpa address) const {
+  auto it = pieces_.upper_bound(address);
+  if (it == pieces_.begin()) return pieces_.end();
+  --it;
+  return it->second.range.Contains(address) ? it : pieces_.end();
+}
+
+PieceTable::Piece& PieceTable::At(Gpa start) {
+  const auto it = pieces_.find(start);
+  CHECK(it != pieces_.end(), "no piece at {}", start);
+  return it->second;
+}
+
+std::optional<PieceTable::Place> PieceTable::Find(Gpa address) const {
+  MutexLock lock(mutex_);
+  const auto it = FindPiece(address);
+  if (it == pieces_.end() || it->second.closing) return std::nullopt;
+  const Piece& piece = it->second;
+  return Place{piece.range, piece.backing.At(address - piece.range.start)};
+}
+
+std::optional<PieceTable::Place> PieceTable::Find(Hva address) const {
+  MutexLock lock(mutex_);
+  auto it = by_host_.upper_bound(address);
+  if (it == by_host_.begin()) return std::nullopt;
+  --it;
+  const Piece& piece = pieces_.at(it->second);
+  const uint64_t offset = address - piece.backing.host;
+  if (offset >= piece.range.size || piece.closing) return std::nullopt;
+  return Place{piece.range, piece.backing.At(offset)};
+}
+
+std::optional<PieceTable::Pin> PieceTable::TryPin(GuestRange range) {
+  MutexLock lock(mutex_);
+  const auto it = FindPiece(range.start);
+  if (it == pieces_.end() || it->second.closing || !it->second.range.Contains(range))
+    return std::nullopt;
+  Piece& piece = At(it->first);
+  ++piece.pins;
+  return Pin(this, Place{piece.range, piece.backing.At(range.start - piece.range.start)});
+}
+
+std::optional<GuestRange> PieceTable::FindOverlap(GuestRange range) const {
+  MutexLock lock(mutex_);
+  const auto after = pieces_.upper_bound(range.last());
+  if (after == pieces_.begin()) return std::nullopt;
+  const GuestRange& before = std::prev(after)->second.range;
+  if (!before.Overlaps(range)) return std::nullopt;
+  return before;
+}
+
+void PieceTable::Insert(GuestRange range, const Backing& backing) {
+  MutexLock lock(mutex_);
+  const bool inserted = pieces_.emplace(range.start, Piece{range, backing, false, false, 0, {}}).second;
+  CHECK(inserted, "two pieces at {}", range.start);
+  // Two pieces may share host memory (an alias): the first one answers lookups by it.
+  if (backing.host != Hva()) by_host_.emplace(backing.host, range.start);
+}
+
+void PieceTable::Erase(Gpa start) {
+  MutexLock lock(mutex_);
+  Piece& piece = At(start);
+  piece.closing = true;
+  piece.gone = true;
+  if (piece.pins == 0) EraseNow(start);
+}
+
+void PieceTable::EraseNow(Gpa start) {
+  const Piece& piece = At(start);
+  const auto host = by_host_.find(piece.backing.host);
+  if (host != by_host_.end() && host->second == start) by_host_.erase(host);
+  pieces_.erase(start);
+}
+
+void PieceTable::Close(std::span<const Gpa> starts) {
+  MutexLock lock(mutex_);
+  for (const Gpa start : starts) At(start).closing = true;
+}
+
+bool PieceTable::WaitUnpinned(std::span<const Gpa> starts,
+                              std::chrono::steady_clock::time_point deadline) {
+  MutexLock lock(mutex_);
+  for (const Gpa start : starts) {
+    const Piece& piece = At(start);
+    while (piece.pins != 0) {
+      if (!unpinned_.WaitUntil(mutex_, deadline) && piece.pins != 0) return false;
+    }
+  }
+  return true;
+}
+
+void PieceTable::SetCell(Gpa start, DomainId domain, Cell cell) {
+  MutexLock lock(mutex_);
+  At(start).cells.insert_or_assign(domain, std::move(cell));
+}
+
+void PieceTable::EraseCell(Gpa start, DomainId domain) {
+  MutexLock lock(mutex_);
+  At(start).cells.erase(domain);
+}
+
+bool PieceTable::IsMapped(Gpa start, DomainId domain) const {
+  MutexLock lock(mutex_);
+  const auto piece = pieces_.find(start);
+  CHECK(piece != pieces_.end());
+  const auto cell = piece->second.cells.find(domain);
+  return cell != piece->second.cells.end() &&
+         cell->second.state == P2pMatrix::Cell::State::kMapped;
+}
+
+void PieceTable::EraseDomain(DomainId domain) {
+  MutexLock lock(mutex_);
+  for (auto& [start, piece] : pieces_) piece.cells.erase(domain);
+}
+
+std::vector<PieceTable::Place> PieceTable::Snapshot() const {
+  MutexLock lock(mutex_);
+  std::vector<Place> places;
+  places.reserve(pieces_.size());
+  for (const auto& [start, piece] : pieces_) places.push_back({piece.range, piece.backing});
+  return places;
+}
+
+std::vector<GuestRange> PieceTable::MappedIn(DomainId domain) const {
+  MutexLock lock(mutex_);
+  std::vector<GuestRange> ranges;
+  for (const auto& [start, piece] : pieces_) {
+    const auto cell = piece.cells.find(domain);
+    if (cell != piece.cells.end() && cell->second.state == P2pMatrix::Cell::State::kMapped)
+      ranges.push_back(piece.range);
+  }
+  return ranges;
+}
+
+void PieceTable::AppendCells(DomainId domain, const std::string& name,
+                             std::vector<P2pMatrix::Cell>& cells) const {
+  MutexLock lock(mutex_);
+  for (const auto& [start, piece] : pieces_) {
+    const auto found = piece.cells.find(domain);
+    if (piece.backing.kind != Backing::Kind::kBar || found == piece.cells.end()) continue;
+    const Cell& cell = found->second;
+    cells.push_back({name,
+                     piece.backing.owner != nullptr ? piece.backing.owner->bar_owner_name() : "",
+                     piece.backing.bar, piece.backing.bar_offset, piece.range, cell.state,
+                     cell.detail, cell.since});
+  }
+}
+
+size_t PieceTable::size() const {
+  MutexLock lock(mutex_);
+  return pieces_.size();
+}
+
+}  // namespace crossbar
