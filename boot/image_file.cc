@@ -1,0 +1,42 @@
+#include "boot/image_file.h"
+
+#include <fcntl.h>
+
+#include <cstring>
+
+#include "base/sys.h"
+
+namespace crossbar {
+
+Result<> ImageFile::ReadAt(uint64_t offset, std::span<std::byte> out) const {
+  if (offset > size_ || out.size() > size_ - offset) {
+    return Fail("'{}' is truncated: it has {:#x} bytes, and {:#x} at offset {:#x} are needed",
+                name_, size_, out.size(), offset);
+  }
+  while (!out.empty()) {
+    const size_t n =
+        TRY(Within(ReadSome(offset, out), [&] { return fmt::format("cannot read '{}'", name_); }));
+    if (n == 0) return Fail("'{}' was cut to {:#x} bytes while it was read", name_, offset);
+    offset += n;
+    out = out.subspan(n);
+  }
+  return {};
+}
+
+Result<std::unique_ptr<FdImage>> FdImage::Open(const std::string& path) {
+  Fd fd =
+      TRY(Within(sys::Open(path, O_RDONLY), [&] { return fmt::format("cannot open '{}'", path); }));
+  const uint64_t size = TRY(sys::FileSize(fd.get()));
+  return std::unique_ptr<FdImage>(new FdImage(path, size, std::move(fd)));
+}
+
+Result<size_t> FdImage::ReadSome(uint64_t offset, std::span<std::byte> out) const {
+  return sys::Pread(fd_.get(), out, offset);
+}
+
+Result<size_t> MemoryImage::ReadSome(uint64_t offset, std::span<std::byte> out) const {
+  std::memcpy(out.data(), bytes_.subspan(offset).data(), out.size());
+  return out.size();
+}
+
+}  // namespace crossbar
