@@ -1,0 +1,83 @@
+// smp: every CPU that the device tree names starts and works, in ring 0 and in ring 3, at the same
+// time as the others. Without a tree: cpus=N on the command line.
+//
+// Check numbers:
+//   1  as many CPUs came up as are described
+//   2  a CPU's APIC id is the one it was started by, as CPUID and the LAPIC see it
+//   3  no two CPUs have the same APIC id
+//   4  the tree's CPUs are the CPUs that run
+//   5  no increment of the shared counter was lost, ring 0
+//   6  the same in ring 3
+
+#include "lib/smp.h"
+
+#include <stdint.h>
+
+#include "lib/apic.h"
+#include "lib/check.h"
+#include "lib/cpu.h"
+#include "lib/guest.h"
+#include "lib/io.h"
+#include "lib/platform.h"
+#include "lib/print.h"
+#include "lib/ring3.h"
+
+namespace guest {
+namespace {
+
+constexpr uint64_t kRing0Bumps = 200;
+constexpr uint64_t kRing3Bumps = 1'000'000;
+
+struct Shared {
+  uint64_t ring0 = 0;
+  uint64_t ring3 = 0;
+  unsigned arrived = 0;
+  uint32_t cpuid_ids[MAX_CPUS] = {};
+  uint32_t lapic_ids[MAX_CPUS] = {};
+};
+constinit Shared shared;
+
+uint64_t BumpInRing3(void*) {
+  for (uint64_t i = 0; i < kRing3Bumps; ++i) __atomic_fetch_add(&shared.ring3, 1, __ATOMIC_RELAXED);
+  return ThisCpu().index;
+}
+
+void Work(void*) {
+  const unsigned me = ThisCpu().index;
+  shared.cpuid_ids[me] = Cpuid(1).ebx >> 24;
+  shared.lapic_ids[me] = LocalApicId();
+  // All arrive before any starts, so that they really run together.
+  __atomic_fetch_add(&shared.arrived, 1, __ATOMIC_ACQ_REL);
+  while (__atomic_load_n(&shared.arrived, __ATOMIC_ACQUIRE) < CpuCount()) Pause();
+  for (uint64_t i = 0; i < kRing0Bumps; ++i) __atomic_fetch_add(&shared.ring0, 1, __ATOMIC_RELAXED);
+  CHECK(6, RunInRing3(BumpInRing3, nullptr) == me, "ring 3 ran with another CPU's stack");
+}
+
+bool IsDescribed(uint32_t apic_id) {
+  for (unsigned i = 0; i < platform.cpu_count; ++i) {
+    if (platform.cpu_ids[i] == apic_id) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void GuestMain() {
+  Print("%u CPUs described\n", platform.cpu_count);
+  const unsigned count = StartCpus();
+  CHECK(1, count == platform.cpu_count, "%u of %u", count, platform.cpu_count);
+  RunOnAll(Work, nullptr);
+  for (unsigned i = 0; i < count; ++i) {
+    const uint32_t id = CpuAt(i).apic_id;
+    Print("  CPU %u: APIC id %u\n", i, id);
+    CHECK(2, shared.cpuid_ids[i] == id && shared.lapic_ids[i] == id, "CPUID says %u, LAPIC %u",
+          shared.cpuid_ids[i], shared.lapic_ids[i]);
+    for (unsigned j = 0; j < i; ++j) CHECK(3, CpuAt(j).apic_id != id, "CPUs %u and %u", i, j);
+    CHECK(4, IsDescribed(id));
+  }
+  CHECK(5, shared.ring0 == count * kRing0Bumps, "%lu", shared.ring0);
+  CHECK(6, shared.ring3 == count * kRing3Bumps, "%lu", shared.ring3);
+  Print("%lu increments in ring 0 and %lu in ring 3, none lost\n", shared.ring0, shared.ring3);
+}
+
+}  // namespace guest
