@@ -1,0 +1,129 @@
+#include "vmm/console.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "base/log.h"
+#include "base/sys.h"
+
+namespace crossbar {
+namespace {
+
+constexpr std::byte kCtrlA{0x01};
+
+// What a person may type ahead of a guest that does not read; more is dropped, as terminals do.
+constexpr size_t kTypeAhead = 4096;
+
+}  // namespace
+
+Result<std::unique_ptr<Console>> Console::Create(const std::string& spec) {
+  std::unique_ptr<Console> console(new Console);
+  constexpr std::string_view kFile = "file:";
+  if (spec == "stdio") {
+    console->input_ = STDIN_FILENO;
+    console->output_ = STDOUT_FILENO;
+  } else if (spec.starts_with(kFile) && spec.size() > kFile.size()) {
+    console->file_ = TRY(Within(
+        sys::Open(spec.substr(kFile.size()), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0644),
+        [] { return "cannot write the console's file"; }));
+    console->output_ = console->file_.get();
+  } else if (spec != "none") {
+    return Fail("--console '{}' is not stdio, file:PATH or none", spec);
+  }
+  return console;
+}
+
+Result<> Console::Attach(EventLoop& loop, Serial& serial, std::function<void()> quit) {
+  if (input_ < 0) return {};
+  loop_ = &loop;
+  serial_ = &serial;
+  quit_ = std::move(quit);
+  space_ = TRY(sys::EventFd(0, EFD_NONBLOCK));
+  terminal_.emplace(TRY(RawTerminal::Enter(input_)));
+  if (::isatty(input_) != 0 && !terminal_->active()) return {};  // in the background: no input
+  TRY(loop.Add(space_.get(), [this]() -> Result<> {
+    TRY(sys::DrainEvent(space_));
+    Deliver();
+    return {};
+  }));
+  const Result<> added = loop.Add(input_, [this] { return ReadInput(); });
+  // EPERM: a regular file or /dev/null cannot be polled. All of a file is input at once; what does
+  // not fit yet follows as the guest makes room.
+  if (!added && added.error().code() == EPERM) return ReadInput();
+  return added;
+}
+
+Result<> Console::ReadInput() {
+  std::array<std::byte, 256> buffer;
+  const Result<size_t> count = sys::Read(input_, buffer);
+  if (!count && count.error().code() == EAGAIN) return {};
+  // A pipe waits until all of this is delivered. A terminal is always read, or Ctrl-A x would not
+  // work on a guest that hangs.
+  if (!terminal_->active() || !count || *count == 0) loop_->Remove(input_);
+  if (!count) {
+    LogWarning("console input is lost: {}", count.error().message());
+    return {};
+  }
+  if (*count == 0) return {};
+  Filter(std::span(buffer).first(*count));
+  Deliver();
+  return {};
+}
+
+void Console::Filter(std::span<const std::byte> typed) {
+  if (!terminal_->active()) {
+    pending_.insert(pending_.end(), typed.begin(), typed.end());
+    return;
+  }
+  for (const std::byte byte : typed) {
+    if (escape_ && (byte == std::byte{'x'} || byte == std::byte{'X'})) quit_();
+    const bool literal = escape_ && byte == kCtrlA;
+    escape_ = !escape_ && byte == kCtrlA;
+    if ((literal || (!escape_ && byte != kCtrlA)) && pending_.size() < kTypeAhead)
+      pending_.push_back(byte);
+  }
+}
+
+void Console::Deliver() {
+  const size_t taken = serial_->Receive(pending_);
+  pending_.erase(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(taken));
+  if (!pending_.empty() || terminal_->active()) return;  // OnSpace brings us back
+  const Result<> added = loop_->Add(input_, [this] { return ReadInput(); });
+  if (added || added.error().code() == EEXIST) return;
+  if (added.error().code() == EPERM) {
+    const Result<> read = ReadInput();
+    if (!read) LogWarning("console input is lost: {}", read.error().message());
+  }
+}
+
+void Console::OnSpace() {
+  if (const Result<> signalled = sys::SignalEvent(space_); !signalled)
+    LogWarning("console input is stuck: {}", signalled.error().message());
+}
+
+void Console::Write(std::span<const std::byte> data) {
+  if (output_ < 0 || output_broken_.load(std::memory_order_relaxed)) return;
+  while (!data.empty()) {
+    const Result<size_t> written = sys::Write(output_, data);
+    if (written) {
+      data = data.subspan(*written);
+      continue;
+    }
+    if (written.error().code() == EAGAIN) {
+      pollfd wait{output_, POLLOUT, 0};
+      ::poll(&wait, 1, 100);
+      continue;
+    }
+    // The guest must not hang on a reader that went away.
+    if (!output_broken_.exchange(true))
+      LogWarning("console output is dropped from here on: {}", written.error().message());
+    return;
+  }
+}
+
+}  // namespace crossbar

@@ -1,0 +1,61 @@
+// Console: the far end of the guest's serial line: our stdin and stdout, a file, or nothing.
+//
+// Owned by Vm. vCPU threads write through SerialOutput; the main thread reads input and hands it to
+// the serial device. Input that the device has no room for waits here, and we read no more until it
+// fits. On a terminal, Ctrl-A x ends the VM and Ctrl-A Ctrl-A sends one Ctrl-A.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "devices/serial.h"
+#include "vmm/event_loop.h"
+#include "vmm/terminal.h"
+
+namespace crossbar {
+
+class Console : public SerialOutput {
+ public:
+  // `spec` is "stdio", "file:PATH" or "none".
+  static Result<std::unique_ptr<Console>> Create(const std::string& spec);
+
+  // Connects input, if there is any: `loop` watches it, `serial` receives it, `quit` is Ctrl-A x.
+  // All outlive the console's use.
+  Result<> Attach(EventLoop& loop, Serial& serial, std::function<void()> quit);
+  // The serial device has room again; any thread.
+  void OnSpace();
+
+  void Write(std::span<const std::byte> data) override;
+
+  // Around a stop by job control.
+  RawTerminal* terminal() { return terminal_ ? &*terminal_ : nullptr; }
+
+ private:
+  Console() = default;
+  Result<> ReadInput();
+  void Deliver();
+  // Takes the escape sequences out of what a person typed.
+  void Filter(std::span<const std::byte> typed);
+
+  Fd file_;
+  int output_ = -1;
+  int input_ = -1;
+  std::optional<RawTerminal> terminal_;
+  std::atomic<bool> output_broken_ = false;
+
+  EventLoop* loop_ = nullptr;
+  Serial* serial_ = nullptr;
+  std::function<void()> quit_;
+  Fd space_;  // eventfd: OnSpace to the main thread
+  std::vector<std::byte> pending_;
+  bool escape_ = false;
+};
+
+}  // namespace crossbar

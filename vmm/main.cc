@@ -1,0 +1,93 @@
+// The crossbar program: picks the subcommand, prints its error, returns its status.
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <exception>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/failpoint.h"
+#include "base/log.h"
+#include "vmm/exit_status.h"
+#include "vmm/options.h"
+#include "vmm/report.h"
+#include "vmm/vm.h"
+
+namespace crossbar {
+namespace {
+
+constexpr const char* kUsage = R"(Crossbar: a KVM virtual machine monitor for PCI passthrough with peer-to-peer DMA
+
+  crossbar run --kernel FILE [option...]   boot a guest; "crossbar run --help" lists the options
+  crossbar --version
+  crossbar --help
+)";
+
+int Complain(const Error& error, ExitStatus status) {
+  fmt::print(stderr, "crossbar: {}\n", error.ToString());
+  return static_cast<int>(status);
+}
+
+Result<StopRequest> RunVm(const RunOptions& options, StartupPhases& phases) {
+  std::optional<ReportFile> report;
+  if (!options.report.empty()) report.emplace(TRY(ReportFile::Open(options.report)));
+  const std::unique_ptr<Vm> vm = TRY(Vm::Create(options, phases));
+  const StopRequest end = TRY(vm->Run());
+  if (report) TRY(report->Commit(TRY(RenderReport(*vm, phases, end))));
+  return end;
+}
+
+int Run(const std::vector<std::string>& arguments) {
+  StartupPhases phases;
+  Result<RunOptions> options = ParseRunOptions(arguments);
+  if (!options) {
+    return Complain(std::move(options).error().WithHint("see crossbar run --help"),
+                    ExitStatus::kUsage);
+  }
+  if (options->help) {
+    fmt::print("{}", RunHelp());
+    return 0;
+  }
+  log::SetLevel(options->log_level);
+  for (const std::string& rule : options->failpoints) {
+    if (Result<> armed = failpoints::Arm(rule); !armed)
+      return Complain(armed.error(), ExitStatus::kUsage);
+  }
+  phases.Mark("parse");
+  const Result<StopRequest> end = RunVm(*options, phases);
+  if (!end) return Complain(end.error(), ExitStatus::kHostError);
+  const bool ours = end->reason == StopRequest::Reason::kGuestCrash ||
+                    end->reason == StopRequest::Reason::kHostError ||
+                    end->reason == StopRequest::Reason::kUnsafe;
+  if (ours) fmt::print(stderr, "crossbar: {}: {}\n", ReasonName(end->reason), end->detail);
+  return end->status;
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  const std::string command = arguments.empty() ? "--help" : arguments.front();
+  if (command == "run") return Run({arguments.begin() + 1, arguments.end()});
+  if (command == "--version") {
+    fmt::print("crossbar {}\n", CROSSBAR_VERSION);
+    return 0;
+  }
+  if (command == "--help" || command == "-h" || command == "help") {
+    fmt::print(arguments.empty() ? stderr : stdout, "{}", kUsage);
+    return arguments.empty() ? static_cast<int>(ExitStatus::kUsage) : 0;
+  }
+  return Complain(Error::Of("there is no command '{}'", command).WithHint("see crossbar --help"),
+                  ExitStatus::kUsage);
+}
+
+}  // namespace
+}  // namespace crossbar
+
+int main(int argc, char** argv) {
+  try {
+    return crossbar::Main({argv + 1, argv + argc});
+  } catch (const std::exception& exception) {  // out of memory; nothing of ours throws
+    fmt::print(stderr, "crossbar: {}\n", exception.what());
+    return static_cast<int>(crossbar::ExitStatus::kHostError);
+  }
+}

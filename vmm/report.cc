@@ -1,0 +1,158 @@
+#include "vmm/report.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "base/sys.h"
+
+namespace crossbar {
+namespace {
+
+// Keeps the order of the fields as written.
+using Json = nlohmann::ordered_json;
+
+uint64_t Microseconds(std::chrono::steady_clock::duration duration) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(duration).count());
+}
+
+Json PhasesJson(const StartupPhases& phases) {
+  Json list = Json::array();
+  auto begin = phases.start();
+  for (const StartupPhases::Phase& phase : phases.phases()) {
+    list.push_back({{"name", phase.name},
+                    {"us", Microseconds(phase.end - begin)},
+                    {"at_us", Microseconds(phase.end - phases.start())}});
+    begin = phase.end;
+  }
+  return list;
+}
+
+Json MarkersJson(const BootMarker& marker, const StartupPhases& phases) {
+  Json list = Json::array();
+  for (const BootMarker::Mark& mark : marker.Snapshot().first) {
+    const std::chrono::steady_clock::time_point at{std::chrono::nanoseconds(mark.monotonic_ns)};
+    list.push_back({{"value", mark.value}, {"at_us", Microseconds(at - phases.start())}});
+  }
+  return list;
+}
+
+Json MemslotsJson(const KvmMemslotTable& table) {
+  Json list = Json::array();
+  for (const Memslot& slot : table.Slots()) {
+    list.push_back({{"slot", slot.number},
+                    {"gpa", fmt::format("{}", slot.range.start)},
+                    {"bytes", slot.range.size},
+                    {"hva", fmt::format("{:#x}", slot.host.value())},
+                    {"read_only", slot.read_only}});
+  }
+  return list;
+}
+
+Json ExitsJson(const Vm& vm) {
+  Json list = Json::array();
+  for (const auto& vcpu : vm.vcpus()) {
+    const ExitCounts& exits = vcpu->exits();
+    list.push_back({{"vcpu", vcpu->id()},
+                    {"pio", exits.pio.load()},
+                    {"mmio", exits.mmio.load()},
+                    {"interrupted", exits.interrupted.load()},
+                    {"other", exits.other.load()}});
+  }
+  return list;
+}
+
+bool IsRegularOrAbsent(const std::string& path) {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode);
+}
+
+Result<std::string> ReadSmaps() {
+  const Fd fd = TRY(sys::Open("/proc/self/smaps", O_RDONLY));
+  std::string text;
+  char buffer[16384];
+  while (const size_t n = TRY(sys::Read(fd.get(), std::as_writable_bytes(std::span(buffer)))))
+    text.append(buffer, n);
+  return text;
+}
+
+}  // namespace
+
+Result<ReportFile> ReportFile::Open(const std::string& path) {
+  const bool regular = IsRegularOrAbsent(path);
+  std::string temporary = regular ? fmt::format("{}.{}.partial", path, ::getpid()) : "";
+  const int flags = regular ? O_WRONLY | O_CREAT | O_EXCL : O_WRONLY;
+  Result<Fd> fd = sys::Open(regular ? temporary : path, flags, 0644);
+  if (!fd) {
+    return std::unexpected(std::move(fd).error().Within("cannot write the report").WithHint(
+        "give --report a path in a folder that you can write to"));
+  }
+  return ReportFile(path, std::move(temporary), *std::move(fd));
+}
+
+ReportFile::ReportFile(ReportFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      temporary_(std::exchange(other.temporary_, {})),
+      fd_(std::move(other.fd_)) {}
+
+ReportFile::~ReportFile() {
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+Result<> ReportFile::Commit(const std::string& text) {
+  TRY(Within(sys::WriteAll(fd_.get(), std::as_bytes(std::span(text))),
+             [&] { return fmt::format("cannot write the report {}", path_); }));
+  if (temporary_.empty()) return {};
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0)
+    return std::unexpected(sys::ErrnoError(errno, "rename", path_));
+  temporary_.clear();
+  return {};
+}
+
+Result<uint64_t> MemoryOverhead() {
+  const std::string text = TRY(ReadSmaps());
+  uint64_t kilobytes = 0;
+  bool guest = false;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = text.find('\n', at);
+    const std::string_view line = std::string_view(text).substr(at, end - at);
+    at = end == std::string::npos ? text.size() : end + 1;
+    constexpr std::string_view kRss = "Rss:";
+    if (line.starts_with(kRss)) {
+      const size_t digits = line.find_first_of("0123456789");
+      uint64_t value = 0;
+      if (digits != std::string_view::npos)
+        std::from_chars(line.data() + digits, line.data() + line.size(), value);
+      if (!guest) kilobytes += value;
+    } else if (!line.empty() && line.find('-') < line.find(':')) {
+      guest = line.find("memfd:guest-ram") != std::string_view::npos;  // a mapping's first line
+    }
+  }
+  return kilobytes * kKiB;
+}
+
+Result<std::string> RenderReport(Vm& vm, const StartupPhases& phases, const StopRequest& end) {
+  Json report;
+  report["crossbar"] = CROSSBAR_VERSION;
+  report["end"] = {{"reason", ReasonName(end.reason)},
+                   {"status", end.status},
+                   {"detail", end.detail},
+                   {"reboots", vm.reboots()}};
+  report["kernel_format"] = FormatName(vm.loaded().format);
+  report["phases"] = PhasesJson(phases);
+  report["boot_markers"] = MarkersJson(vm.boot_marker(), phases);
+  report["memory"] = {{"ram_bytes", vm.ram().size()},
+                      {"page_bytes", static_cast<uint64_t>(vm.ram().page_size())},
+                      {"overhead_bytes", TRY(MemoryOverhead())}};
+  report["memslots"] = MemslotsJson(vm.memslots());
+  report["exits"] = ExitsJson(vm);
+  return report.dump(2) + "\n";
+}
+
+}  // namespace crossbar

@@ -1,0 +1,51 @@
+#include "vmm/stop.h"
+
+#include <sys/eventfd.h>
+
+#include "base/check.h"
+#include "base/sys.h"
+
+namespace crossbar {
+
+const char* ReasonName(StopRequest::Reason reason) {
+  switch (reason) {
+    case StopRequest::Reason::kPowerOff: return "power-off";
+    case StopRequest::Reason::kDebugExit: return "debug-exit";
+    case StopRequest::Reason::kReboot: return "reboot";
+    case StopRequest::Reason::kGuestCrash: return "guest-crash";
+    case StopRequest::Reason::kHostError: return "host-error";
+    case StopRequest::Reason::kUnsafe: return "unsafe";
+    case StopRequest::Reason::kOutside: return "stopped";
+  }
+  return "unknown";
+}
+
+Result<StopSignal> StopSignal::Create() {
+  return StopSignal(TRY(sys::EventFd(0, EFD_NONBLOCK)));
+}
+
+void StopSignal::Request(StopRequest request) {
+  MutexLock lock(mutex_);
+  if (request_) return;
+  request_ = std::move(request);
+  requested_.store(true, std::memory_order_release);
+  const Result<> signalled = sys::SignalEvent(event_);
+  CHECK(signalled.has_value(), "{}", signalled.error().message());
+}
+
+void StopSignal::Request(StopRequest::Reason reason, ExitStatus status, std::string detail) {
+  Request({reason, static_cast<int>(status), std::move(detail)});
+}
+
+StopRequest StopSignal::Take() {
+  MutexLock lock(mutex_);
+  CHECK(request_.has_value());
+  const Result<uint64_t> drained = sys::DrainEvent(event_);
+  CHECK(drained.has_value(), "{}", drained.error().message());
+  StopRequest request = *std::move(request_);
+  request_.reset();
+  requested_.store(false, std::memory_order_release);
+  return request;
+}
+
+}  // namespace crossbar

@@ -1,0 +1,237 @@
+#include "vmm/vm.h"
+
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <thread>
+#include <utility>
+
+#include "base/check.h"
+#include "base/kvm_uapi.h"
+#include "base/log.h"
+#include "base/sys.h"
+#include "boot/acpi.h"
+#include "boot/fdt.h"
+#include "vmm/prefault.h"
+#include "vmm/x86/entry.h"
+#include "vmm/x86/vm_setup.h"
+
+namespace crossbar {
+namespace {
+
+constexpr std::array kStopSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+
+// A guest larger than the host would only be killed later, at a worse time.
+Result<> CheckHostHas(uint64_t bytes) {
+  const auto host = static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * kPageSize;
+  if (bytes <= host) return {};
+  return Fail("--memory: {} MiB is more than the host's {} MiB", bytes / kMiB, host / kMiB);
+}
+
+Result<> CheckCpus(unsigned wanted, const Kvm& kvm) {
+  if (wanted <= kvm.max_vcpus()) return {};
+  return Fail("--cpus: {} is more than the {} that this host's KVM allows", wanted,
+              kvm.max_vcpus());
+}
+
+}  // namespace
+
+struct Vm::Parts {
+  const RunOptions& options;
+  StartupPhases& phases;
+  Kvm kvm;
+  Fd vm_fd;
+  StopSignal stop;
+  EventLoop loop;
+  GuestCpuid cpuid;
+  PlatformInfo platform;
+  GuestRam ram;
+  KvmMemslotTable memslots;
+};
+
+Vm::Vm(Parts parts)
+    : options_(parts.options),
+      phases_(parts.phases),
+      kvm_(std::move(parts.kvm)),
+      vm_fd_(std::move(parts.vm_fd)),
+      stop_(std::move(parts.stop)),
+      loop_(std::move(parts.loop)),
+      cpuid_(std::move(parts.cpuid)),
+      platform_(std::move(parts.platform)),
+      ram_(std::move(parts.ram)),
+      memslots_(std::move(parts.memslots)),
+      address_space_(memslots_, {.on_unsafe = [this](const Error& error) {
+        stop_.Request(StopRequest::Reason::kUnsafe, ExitStatus::kUnsafe, error.message());
+      }}) {}
+
+Vm::~Vm() { StopVcpus(); }
+
+Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases& phases) {
+  TRY(CheckHostHas(options.memory_bytes));
+  Kvm kvm = TRY(Kvm::Open());
+  TRY(CheckCpus(options.cpus, kvm));
+  Fd vm_fd = TRY(kvm.CreateVm());
+  GuestCpuid cpuid = TRY(
+      GuestCpuid::FromKvm(kvm.fd(), kvm.Capability(KVM_CAP_TSC_DEADLINE_TIMER) != 0));
+  phases.Mark("kvm");
+
+  X86PlatformRequest request;
+  request.memory_bytes = options.memory_bytes;
+  request.cpus = options.cpus;
+  request.physical_address_bits = cpuid.physical_address_bits();
+  PlatformInfo platform = TRY(MakeX86Platform(request));
+  GuestRam ram = TRY(GuestRam::Create(platform.ram, options.pages));
+  if (options.prefault) TRY(PrefaultWithProgress(ram));
+  phases.Mark("ram");
+
+  KvmMemslotTable memslots = TRY(KvmMemslotTable::Create(vm_fd.get()));
+  std::unique_ptr<Vm> vm(new Vm({options, phases, std::move(kvm), std::move(vm_fd),
+                                 TRY(StopSignal::Create()), TRY(EventLoop::Create()),
+                                 std::move(cpuid), std::move(platform), std::move(ram),
+                                 std::move(memslots)}));
+  TRY(vm->OpenImages());
+  // Slots before the interrupt controllers: those register devices on KVM's I/O buses, and the next
+  // memslot update would wait a grace period of several milliseconds for that (kvm_main.c,
+  // kvm_io_bus_register_dev since 6.18).
+  TRY(vm->MapRam());
+  phases.Mark("slots");
+  TRY(PrepareX86Vm(vm->vm_fd_.get()));
+  phases.Mark("irqchip");
+  TRY(vm->MakeDevices());
+  phases.Mark("devices");
+  TRY(vm->MakeVcpus());
+  phases.Mark("vcpus");
+  TRY(vm->LoadAndEnter(/*fresh=*/true));
+  phases.Mark("load");
+  return vm;
+}
+
+Result<> Vm::OpenImages() {
+  kernel_ = TRY(FdImage::Open(options_.kernel));
+  if (!options_.initrd.empty()) initrd_ = TRY(FdImage::Open(options_.initrd));
+  for (const RunOptions::Module& module : options_.modules)
+    modules_.push_back(TRY(FdImage::Open(module.path)));
+  return {};
+}
+
+Result<> Vm::MapRam() {
+  AddressSpace::Placement ram;
+  for (const GuestRam::Bank& bank : ram_.banks()) {
+    Backing backing;
+    backing.host = bank.mapping.address();
+    backing.file = {bank.memfd.get(), 0};
+    ram.pieces.push_back({bank.range, backing});
+  }
+  ram_mapping_ =
+      TRY(Within(address_space_.Map(std::move(ram)), [] { return "cannot map guest RAM"; }));
+  return {};
+}
+
+Result<> Vm::MakeDevices() {
+  console_ = TRY(Console::Create(options_.console));
+  devices_ = std::make_unique<X86Devices>(vm_fd_.get(), platform_, stop_, *console_,
+                                          [this] { console_->OnSpace(); });
+  return devices_->AttachTo(pio_, mmio_, platform_);
+}
+
+Result<> Vm::MakeVcpus() {
+  TRY(Vcpu::PrepareSignals());
+  for (const uint32_t id : platform_.cpu_ids) {
+    const Vcpu::Surroundings surroundings{pio_, mmio_, address_space_, stop_};
+    vcpus_.push_back(TRY(Within(Vcpu::Create(kvm_, vm_fd_.get(), id, surroundings),
+                                [&] { return fmt::format("cannot make vCPU {}", id); })));
+    TRY(SetCpuid(vcpus_.back()->fd(), cpuid_.ForCpu(id, options_.cpus)));
+  }
+  return {};
+}
+
+Result<> Vm::LoadAndEnter(bool fresh) {
+  LoadRequest request;
+  request.kernel = kernel_.get();
+  request.initrd = initrd_.get();
+  request.command_line = options_.command_line;
+  for (size_t i = 0; i < modules_.size(); ++i)
+    request.modules.push_back({modules_[i].get(), options_.modules[i].arguments});
+  request.ram_is_zero = fresh;
+  request.rsdp = TRY(WriteAcpiTables(ram_, platform_));
+  const std::vector<std::byte> tree = TRY(BuildDeviceTree(platform_, options_.command_line));
+  request.device_tree = tree;
+  loaded_ = TRY(LoadGuest(ram_, platform_, request));
+  return SetEntryState(vcpus_.front()->fd(), loaded_.entry);
+}
+
+Result<> Vm::WatchSignals() {
+  ::signal(SIGPIPE, SIG_IGN);  // a console reader that went away is an error of write
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int signal : kStopSignals) ::sigaddset(&set, signal);
+  ::sigaddset(&set, SIGTSTP);
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  signals_ = Fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_.valid()) return std::unexpected(sys::ErrnoError(errno, "signalfd"));
+  return loop_.Add(signals_.get(), [this] { return HandleSignal(); });
+}
+
+Result<> Vm::HandleSignal() {
+  signalfd_siginfo info{};
+  TRY(sys::Read(signals_.get(), std::as_writable_bytes(std::span(&info, 1))));
+  if (info.ssi_signo == SIGTSTP) {
+    RawTerminal* terminal = console_->terminal();
+    if (terminal != nullptr) terminal->Suspend();
+    ::raise(SIGSTOP);
+    if (terminal != nullptr) terminal->Resume();
+    return {};
+  }
+  stop_.Request(StopRequest::Reason::kOutside, ExitStatus::kStopped,
+                fmt::format("stopped by {}", ::strsignal(static_cast<int>(info.ssi_signo))));
+  return {};
+}
+
+Result<StopRequest> Vm::Run() {
+  CHECK(!std::exchange(ran_, true), "a VM runs once");
+  TRY(WatchSignals());
+  TRY(console_->Attach(loop_, devices_->serial(), [this] {
+    stop_.Request(StopRequest::Reason::kOutside, ExitStatus::kStopped, "stopped by Ctrl-A x");
+  }));
+  TRY(loop_.Add(stop_.event().get(), [this]() -> Result<> {
+    loop_.Quit();
+    return {};
+  }));
+  while (true) {
+    StartVcpus();
+    const Result<> served = loop_.Run();
+    StopVcpus();
+    TRY(served);
+    StopRequest request = stop_.Take();
+    if (request.reason != StopRequest::Reason::kReboot) return request;
+    LogInfo("reboot {}: {}", reboots_ + 1, request.detail);
+    TRY(Within(Reboot(), [] { return "cannot reboot the guest"; }));
+  }
+}
+
+Result<> Vm::Reboot() {
+  if (!power_on_) power_on_ = TRY(PowerOnState::Capture(kvm_, cpuid_, platform_.cpu_ids));
+  devices_->Reset();
+  TRY(power_on_->RestoreInterruptControllers(vm_fd_.get()));
+  for (size_t i = 0; i < vcpus_.size(); ++i) TRY(power_on_->RestoreVcpu(i, vcpus_[i]->fd()));
+  TRY(LoadAndEnter(/*fresh=*/false));
+  ++reboots_;
+  return {};
+}
+
+void Vm::StartVcpus() {
+  for (const auto& vcpu : vcpus_) {
+    const bool first = vcpu == vcpus_.front() && reboots_ == 0;
+    vcpu->Start(first ? [this] { phases_.Mark("first entry"); } : std::function<void()>());
+  }
+}
+
+void Vm::StopVcpus() {
+  for (const auto& vcpu : vcpus_) vcpu->Kick();
+  for (const auto& vcpu : vcpus_) vcpu->Join();
+}
+
+}  // namespace crossbar

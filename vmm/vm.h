@@ -1,0 +1,99 @@
+// Vm: one virtual machine, from its options to its end.
+//
+// Create makes everything in the order that ARCHITECTURE.md lists; Run starts the vCPU threads and
+// serves the console, signals and reboots on the calling (main) thread until the guest has ended.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/result.h"
+#include "boot/image_file.h"
+#include "boot/loader.h"
+#include "boot/platform_info.h"
+#include "memory/address_space.h"
+#include "memory/guest_ram.h"
+#include "memory/kvm_memslot_table.h"
+#include "vmm/console.h"
+#include "vmm/event_loop.h"
+#include "vmm/kvm.h"
+#include "vmm/options.h"
+#include "vmm/phases.h"
+#include "vmm/stop.h"
+#include "vmm/vcpu.h"
+#include "vmm/x86/cpuid.h"
+#include "vmm/x86/devices.h"
+#include "vmm/x86/power_on_state.h"
+
+namespace crossbar {
+
+class Vm {
+ public:
+  // `options` and `phases` are borrowed and outlive the VM.
+  static Result<std::unique_ptr<Vm>> Create(const RunOptions& options, StartupPhases& phases);
+  ~Vm();
+
+  // Once. How the VM ended; vCPUs are stopped by then.
+  Result<StopRequest> Run();
+
+  // For the report; after Run.
+  const PlatformInfo& platform() const { return platform_; }
+  const GuestRam& ram() const { return ram_; }
+  const KvmMemslotTable& memslots() const { return memslots_; }
+  const std::vector<std::unique_ptr<Vcpu>>& vcpus() const { return vcpus_; }
+  const LoadedGuest& loaded() const { return loaded_; }
+  BootMarker& boot_marker() { return devices_->boot_marker(); }
+  unsigned reboots() const { return reboots_; }
+
+  // For what is placed in the machine from outside (tests): before Run, or with its own locking.
+  AddressSpace& address_space() { return address_space_; }
+  TrapBus& mmio() { return mmio_; }
+
+ private:
+  struct Parts;
+  explicit Vm(Parts parts);
+
+  Result<> OpenImages();
+  Result<> MapRam();
+  Result<> MakeDevices();
+  Result<> MakeVcpus();
+  // Tables, device tree, kernel and boot registers; `fresh` where RAM was never written.
+  Result<> LoadAndEnter(bool fresh);
+  Result<> WatchSignals();
+  Result<> HandleSignal();
+  Result<> Reboot();
+  void StartVcpus();
+  void StopVcpus();
+
+  const RunOptions& options_;
+  StartupPhases& phases_;
+
+  // In the order of making, so that each is gone before what it stands on.
+  Kvm kvm_;
+  Fd vm_fd_;
+  StopSignal stop_;
+  EventLoop loop_;
+  GuestCpuid cpuid_;
+  PlatformInfo platform_;
+  GuestRam ram_;
+  KvmMemslotTable memslots_;
+  AddressSpace address_space_;
+  AddressSpace::Mapping ram_mapping_;
+  TrapBus pio_;
+  TrapBus mmio_;
+  std::unique_ptr<Console> console_;
+  std::unique_ptr<X86Devices> devices_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+
+  std::unique_ptr<FdImage> kernel_;
+  std::unique_ptr<FdImage> initrd_;
+  std::vector<std::unique_ptr<FdImage>> modules_;
+  LoadedGuest loaded_;
+  std::optional<PowerOnState> power_on_;
+  Fd signals_;
+  unsigned reboots_ = 0;
+  bool ran_ = false;
+};
+
+}  // namespace crossbar
