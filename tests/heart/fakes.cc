@@ -1,0 +1,208 @@
+#include "tests/heart/fakes.h"
+
+#include <algorithm>
+
+namespace crossbar::heart {
+namespace {
+
+using Kind = Event::Kind;
+using Outcome = Event::Outcome;
+
+bool PageAligned(GuestRange range) {
+  return IsAligned(range.start.value(), kPageSize) && IsAligned(range.size, kPageSize) &&
+         !range.empty();
+}
+
+// As kvm_main.c, ioeventfd_check_collision.
+bool Collide(const IoEvent& a, const IoEvent& b) {
+  return a.address == b.address && (a.size == 0 || b.size == 0 || a.size == b.size) &&
+         (!a.datamatch || !b.datamatch || *a.datamatch == *b.datamatch);
+}
+
+}  // namespace
+
+Result<uint32_t> FakeKvm::Add(GuestRange range, Hva host, bool read_only) {
+  Event event{.kind = Kind::kSlotAdd, .range = range, .host = host, .read_only = read_only};
+  if (!PageAligned(range)) world_.Violation(fmt::format("memslot {} is not whole pages", range));
+  if (host.value() == 0) world_.Violation(fmt::format("memslot {} without a host address", range));
+  Error error(EINVAL, "KVM_SET_USER_MEMORY_REGION: injected");
+  event.outcome = world_.Fate(Kind::kSlotAdd, -1, range.start.value());
+  for (const auto& [number, slot] : slots_) {
+    if (!slot.range.Overlaps(range)) continue;
+    event.outcome = Outcome::kFailed;
+    error = Error(EEXIST, "KVM_SET_USER_MEMORY_REGION: overlap");
+  }
+  if (slots_.size() == kLimit) {
+    event.outcome = Outcome::kFailed;
+    error = Error(ENOSPC, "no memslot free");
+  }
+  uint32_t number = 0;
+  while (slots_.contains(number)) ++number;
+  event.id = number;
+  const bool ok = event.outcome == Outcome::kOk;
+  if (ok) slots_[number] = Memslot{number, range, host, read_only};
+  world_.Record(std::move(event));
+  if (!ok) return std::unexpected(error);
+  return number;
+}
+
+Result<> FakeKvm::Remove(uint32_t number) {
+  Event event{.kind = Kind::kSlotRemove, .id = number};
+  const auto found = slots_.find(number);
+  if (found == slots_.end()) {
+    world_.Violation(fmt::format("memslot {} removed, and there is none", number));
+    return std::unexpected(Error(ENOENT, "no such slot"));
+  }
+  event.range = found->second.range;
+  event.outcome = world_.Fate(Kind::kSlotRemove, -1, event.range.start.value());
+  const bool ok = event.outcome == Outcome::kOk;
+  // What is asked from within must see the slot gone.
+  if (ok) slots_.erase(found);
+  world_.Record(std::move(event));
+  if (!ok) return std::unexpected(Error(ENOMEM, "KVM_SET_USER_MEMORY_REGION: injected"));
+  return {};
+}
+
+Result<> FakeKvm::AddIoEvent(const IoEvent& io) {
+  Event event{.kind = Kind::kIoAdd, .io = io};
+  event.outcome = world_.Fate(Kind::kIoAdd, -1, io.address.value());
+  const bool collides =
+      std::ranges::any_of(events_, [&](const IoEvent& other) { return Collide(io, other); });
+  if (collides) event.outcome = Outcome::kFailed;
+  const bool ok = event.outcome == Outcome::kOk;
+  if (ok) events_.push_back(io);
+  world_.Record(std::move(event));
+  if (!ok) return std::unexpected(Error(collides ? EEXIST : ENOSPC, "KVM_IOEVENTFD: refused"));
+  return {};
+}
+
+Result<> FakeKvm::RemoveIoEvent(const IoEvent& io) {
+  Event event{.kind = Kind::kIoRemove, .io = io};
+  event.outcome = world_.Fate(Kind::kIoRemove, -1, io.address.value());
+  const auto found =
+      std::ranges::find_if(events_, [&](const IoEvent& other) { return SameEvent(io, other); });
+  if (found == events_.end()) {
+    world_.Violation(fmt::format("ioeventfd {} removed, and there is none", Describe(io)));
+    return std::unexpected(Error(ENOENT, "no such ioeventfd"));
+  }
+  const bool ok = event.outcome == Outcome::kOk;
+  if (ok) events_.erase(found);
+  world_.Record(std::move(event));
+  if (!ok) return std::unexpected(Error(EINVAL, "KVM_IOEVENTFD: injected"));
+  return {};
+}
+
+std::vector<Memslot> FakeKvm::Slots() const {
+  std::vector<Memslot> slots;
+  for (const auto& [number, slot] : slots_) slots.push_back(slot);
+  return slots;
+}
+
+std::optional<std::string> FakeDomain::Refuses(GuestRange range, const Backing& backing) const {
+  if (backing.kind == Backing::Kind::kRam) return std::nullopt;
+  if (rules_.needs_host && backing.host.value() == 0) return "no host address";
+  if (rules_.needs_dma_buf && !backing.dma_buf) return "no dma-buf";
+  if (rules_.needs_file && !backing.file) return "no file";
+  if (range.last().value() > rules_.bar_limit) return "the IOVA is outside its ranges";
+  const auto bars = std::ranges::count_if(mapped_, [](const auto& entry) {
+    return entry.second.backing.kind == Backing::Kind::kBar;
+  });
+  if (static_cast<size_t>(bars) >= rules_.max_bars) return "its limit is reached";
+  return std::nullopt;
+}
+
+Result<std::string> FakeDomain::Map(GuestRange range, const Backing& backing) {
+  Event event{.kind = Kind::kMap, .domain = number_, .range = range, .backing = backing};
+  if (forbidden_) world_.Violation(fmt::format("map {} in {}, which is gone", range, name()));
+  if (!PageAligned(range)) world_.Violation(fmt::format("map {}: not whole pages", range));
+  if (backing.kind == Backing::Kind::kBar && !backing.peers_may_map) {
+    world_.Violation(fmt::format("map {} in {}: p2p=off", range, name()));
+  }
+  event.outcome = world_.Fate(Kind::kMap, number_, range.start.value());
+  if (event.outcome == Outcome::kDead) Die();
+  event.text = "injected";
+  if (const auto why = Refuses(range, backing)) {
+    event.text = *why;
+    event.outcome = Outcome::kFailed;
+  }
+  for (const auto& [start, other] : mapped_) {
+    if (!other.range.Overlaps(range)) continue;
+    event.text = "EEXIST";
+    event.outcome = Outcome::kFailed;
+  }
+  if (gone_) {
+    event.text = "gone";
+    event.outcome = Outcome::kDead;
+  }
+  if (event.outcome == Outcome::kOk) {
+    event.text = backing.dma_buf ? "dma-buf" : backing.file ? "fd" : "mmap";
+    mapped_[range.start] = Mapped{range, backing};
+  }
+  const bool ok = event.outcome == Outcome::kOk;
+  const std::string text = event.text;
+  world_.Record(std::move(event));
+  if (!ok) return std::unexpected(Error(EINVAL, fmt::format("because {}", text)));
+  return text;
+}
+
+bool FakeDomain::alive() const {
+  if (forbidden_) world_.Violation(fmt::format("asked {}, which is gone, whether it is", name()));
+  world_.Record(Event{.kind = Kind::kAlive,
+                      .outcome = gone_ ? Outcome::kDead : Outcome::kOk,
+                      .domain = number_});
+  return !gone_;
+}
+
+DmaDomain::UnmapTicket FakeDomain::StartUnmap(GuestRange range) {
+  const UnmapTicket ticket = next_ticket_++;
+  if (forbidden_) world_.Violation(fmt::format("unmap {} in {}, which is gone", range, name()));
+  const auto found = mapped_.find(range.start);
+  if (!gone_ && (found == mapped_.end() || found->second.range != range)) {
+    world_.Violation(fmt::format("unmap {} in {}, which has no such mapping", range, name()));
+  }
+  for (const auto& [other, started] : tickets_) {
+    if (started == range) world_.Violation(fmt::format("unmap {} is under way twice", range));
+  }
+  tickets_[ticket] = range;
+  world_.Record(
+      Event{.kind = Kind::kStartUnmap, .domain = number_, .id = ticket, .range = range});
+  return ticket;
+}
+
+DmaDomain::Unmapped FakeDomain::AwaitUnmap(UnmapTicket ticket, Deadline deadline) {
+  const auto found = tickets_.find(ticket);
+  if (found == tickets_.end()) {
+    world_.Violation(fmt::format("ticket {} of {} awaited twice, or none of its", ticket, name()));
+    return {};
+  }
+  const GuestRange range = found->second;
+  tickets_.erase(found);
+  Event event{.kind = Kind::kAwaitUnmap, .domain = number_, .id = ticket, .range = range};
+  event.deadline = deadline;
+  event.outcome = world_.Fate(Kind::kAwaitUnmap, number_, range.start.value());
+  if (event.outcome == Outcome::kDead) Die();
+  if (gone_) event.outcome = Outcome::kDead;
+  const Outcome outcome = event.outcome;
+  // An unrevoked mapping is the server's to keep or to drop: nobody can tell any more.
+  if (outcome == Outcome::kOk || outcome == Outcome::kUnrevoked) mapped_.erase(range.start);
+  world_.Record(std::move(event));
+  Unmapped result;
+  switch (outcome) {
+    case Outcome::kOk: result.bytes = range.size; break;
+    case Outcome::kShort: result.bytes = range.size - kPageSize; break;
+    case Outcome::kDead: result.state = Unmapped::State::kDead; break;
+    case Outcome::kUnrevoked: result.state = Unmapped::State::kUnrevoked; break;
+    case Outcome::kFailed:
+      result.state = Unmapped::State::kFailed;
+      result.error = Error(EBUSY, "injected");
+      break;
+  }
+  return result;
+}
+
+void FakeDomain::Die() {
+  gone_ = true;
+  mapped_.clear();
+}
+
+}  // namespace crossbar::heart

@@ -1,0 +1,159 @@
+// The reference model of AddressSpace, written from the contracts in memory/*.h and DESIGN.md 3 and 4.
+//
+// It keeps what ought to be placed where in plain containers, and reads the trace of each operation
+// against the rules: which calls must be there, in which order, and none besides. Where the contract
+// leaves an order open (which slot of a placement comes first), the model takes any. What a call that
+// fails leads to it learns from the outcome in the trace; what AddressSpace said of it the session
+// compares afterwards.
+#pragma once
+
+#include <map>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tests/heart/coverage.h"
+#include "tests/heart/fakes.h"
+
+namespace crossbar::heart {
+
+// The system is not as it ought to be.
+struct Mismatch : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+template <typename... Args>
+[[noreturn]] void Differ(fmt::format_string<Args...> format, Args&&... args) {
+  throw Mismatch(fmt::format(format, std::forward<Args>(args)...));
+}
+
+// Reads the trace of one operation from its start to its end.
+class Cursor {
+ public:
+  explicit Cursor(const std::vector<Event>& trace) : trace_(trace) {}
+  const Event* Peek() const { return next_ < trace_.size() ? &trace_[next_] : nullptr; }
+  const Event& Take(const char* expected);
+  void End() const;
+
+ private:
+  const std::vector<Event>& trace_;
+  size_t next_ = 0;
+};
+
+class Model {
+ public:
+  using Clock = std::chrono::steady_clock;
+  using Placement = AddressSpace::Placement;
+  enum class Placed : uint8_t { kYes, kClaim, kOverlap, kRefused };
+
+  struct Cell {
+    P2pMatrix::Cell::State state = P2pMatrix::Cell::State::kMapped;
+    std::string text;                        // what `detail` is (mapped), or holds (refused)
+    std::optional<Clock::time_point> since;  // once it was seen
+  };
+  struct Domain {
+    FakeDomain* fake = nullptr;
+    bool dead = false;
+    std::set<Gpa> mapped;
+    std::map<Gpa, Cell> bars;
+    std::multimap<Gpa, P2pMatrix::Cell> unrevoked;
+  };
+  struct Live {
+    uint64_t record = 0;
+    uint64_t piece = 0;  // names this placing of it, for pins
+    GuestRange range;
+    Backing backing;
+    std::optional<uint32_t> slot;
+  };
+  struct Record {
+    Placement placement;
+    bool live = false;
+  };
+
+  Model(unsigned tries, Coverage& coverage) : tries_(tries), coverage_(coverage) {}
+
+  // The operations. Each reads its part of the trace and changes the books.
+  Placed Map(uint64_t id, const Placement& placement, bool may_claim, Cursor& cursor);
+  void Zap(const std::set<uint64_t>& ids, Cursor& cursor);
+  bool AddDomain(FakeDomain& fake, Cursor& cursor);
+  void EndDomain(FakeDomain& fake, Cursor& cursor);
+  void MarkDead(FakeDomain& fake);
+  // How many slots go away.
+  size_t BeginDemotion(Cursor& cursor);
+  void EndDemotion(Cursor& cursor);
+  void Pin(uint64_t piece) { pins_.insert(piece); }
+  void Unpin(uint64_t piece);
+
+  // The books.
+  const Live* Find(Gpa address) const;
+  bool Overlaps(const Placement& placement) const;
+  bool OverlapsItself(const Placement& placement) const;
+  bool IsLive(uint64_t id) const;
+  const std::map<Gpa, Live>& live() const { return live_; }
+  const std::map<uint64_t, Record>& records() const { return records_; }
+  const std::vector<uint64_t>& claims() const { return claims_; }
+  const std::map<uint32_t, Memslot>& slots() const { return slots_; }
+  const std::vector<IoEvent>& events() const { return events_; }
+  std::vector<Domain>& domains() { return domains_; }
+  std::set<Gpa> StuckIn(const FakeDomain& fake) const;
+  unsigned demotions() const { return demotions_; }
+  bool pinned(uint64_t piece) const { return pins_.contains(piece); }
+  // Whether the last operation changed what is placed or which domain has it.
+  bool changed() const { return changed_; }
+  void StartOperation() { changed_ = false; }
+  size_t unsafe() const { return unsafe_; }
+
+ private:
+  struct Unmap {
+    FakeDomain* domain = nullptr;
+    GuestRange range;
+  };
+  // The calls of one attempt to place.
+  struct Attempt {
+    const Placement& placement;
+    std::vector<std::optional<uint32_t>> slots;  // by piece
+    std::vector<IoEvent> events;
+    std::vector<Unmap> mapped;
+    std::vector<bool> slot_done;
+    std::vector<bool> event_done;
+  };
+
+  bool Place(uint64_t id, Cursor& cursor);
+  bool PlaceSlots(Attempt& attempt, Cursor& cursor);
+  bool PlaceDma(Attempt& attempt, Cursor& cursor);
+  bool PlaceDmaPiece(const Event& event, const AddressSpace::Piece& piece, Domain& domain,
+                     Cursor& cursor);
+  void RollBack(Attempt& attempt, Cursor& cursor);
+  void PlaceClaims(Cursor& cursor);
+  void ReadUnmaps(std::vector<Unmap> unmaps, size_t stuck_pins, Cursor& cursor);
+  void ReadRemovals(std::set<uint32_t> slots, std::vector<IoEvent> events, Cursor& cursor);
+  void ReadAdd(const Event& event, Gpa start, bool& ok);
+  void Bury(Domain& domain);
+  void NoteUnrevoked(Domain& domain, GuestRange range);
+  Domain* FindDomain(int number);
+  static P2pMatrix::Cell CellOf(const std::string& initiator, GuestRange range,
+                                const Backing& backing);
+
+  const unsigned tries_;
+  Coverage& coverage_;
+  std::map<uint64_t, Record> records_;
+  std::vector<uint64_t> claims_;  // oldest first
+  std::map<Gpa, Live> live_;
+  // Zapped while pinned: in the way until the last pin goes.
+  std::map<uint64_t, GuestRange> gone_;
+  std::multiset<uint64_t> pins_;
+  std::map<uint32_t, Memslot> slots_;
+  std::vector<IoEvent> events_;
+  std::vector<Domain> domains_;
+  // What could not be unmapped, by domain.
+  std::map<const FakeDomain*, std::set<Gpa>> stuck_;
+  // BAR pieces whose cells are about to go, for the matrix to name if a server does not answer.
+  std::map<Gpa, Live> leaving_;
+  unsigned demotions_ = 0;
+  uint64_t next_piece_ = 1;
+  bool changed_ = false;
+  size_t unsafe_ = 0;
+};
+
+}  // namespace crossbar::heart
