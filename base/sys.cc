@@ -5,12 +5,14 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 
 #include "base/failpoint.h"
 
@@ -114,6 +116,12 @@ Result<uint64_t> FileSize(int fd) {
   return static_cast<uint64_t>(status.st_size);
 }
 
+Result<> Rename(const std::string& from, const std::string& to) {
+  const int result = Through("rename", [&] { return ::rename(from.c_str(), to.c_str()); });
+  if (result < 0) return Failed(result, "rename", to);
+  return {};
+}
+
 Result<void*> Mmap(void* address, size_t size, int protection, int flags, int fd, uint64_t offset) {
   // mmap's result is no signed number, so it does not go through Through.
   if (const int injected = failpoints::Hit("mmap"); injected != 0) [[unlikely]]
@@ -203,6 +211,13 @@ Result<uint64_t> DrainEvent(const Fd& event) {
   if (n) return count;
   if (n.error().code() == EAGAIN) return uint64_t{0};
   return std::unexpected(n.error());
+}
+
+Result<Fd> SignalFd(const sigset_t& mask) {
+  const int fd =
+      Through("signalfd", [&] { return ::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK); });
+  if (fd < 0) return Failed(fd, "signalfd");
+  return Fd(fd);
 }
 
 Result<Fd> EpollCreate() {

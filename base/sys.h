@@ -6,6 +6,7 @@
 #pragma once
 
 #include <linux/types.h>
+#include <signal.h>
 #include <sys/types.h>
 
 #include <cstddef>
@@ -49,6 +50,7 @@ Result<size_t> Pread(int fd, std::span<std::byte> buffer, uint64_t offset);
 Result<size_t> Pwrite(int fd, std::span<const std::byte> data, uint64_t offset);
 Result<> WriteAll(int fd, std::span<const std::byte> data);
 Result<uint64_t> FileSize(int fd);
+Result<> Rename(const std::string& from, const std::string& to);
 
 Result<void*> Mmap(void* address, size_t size, int protection, int flags, int fd, uint64_t offset);
 Result<> Munmap(void* address, size_t size);
@@ -67,6 +69,9 @@ Result<Fd> EventFd(unsigned initial = 0, int flags = 0);
 Result<> SignalEvent(const Fd& event);
 // The counter and 0 afterwards; 0 where a non-blocking eventfd had nothing.
 Result<uint64_t> DrainEvent(const Fd& event);
+
+// The signals of `mask`, which the caller has blocked, as reads of signalfd_siginfo; non-blocking.
+Result<Fd> SignalFd(const sigset_t& mask);
 
 Result<Fd> EpollCreate();
 Result<> EpollControl(int epoll, int operation, int fd, uint32_t events, uint64_t key);

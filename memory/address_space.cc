@@ -23,6 +23,7 @@ void CheckWellFormed(const AddressSpace::Placement& placement) {
   for (const AddressSpace::Piece& piece : placement.pieces) {
     CHECK(!piece.range.empty() && IsAligned(piece.range.start.value() | piece.range.size, kPageSize),
           "{}", piece.range);
+    CHECK(piece.range.start <= piece.range.last(), "{} wraps", piece.range);
     CHECK(IsAligned(piece.backing.host.value(), kPageSize));
     for (const AddressSpace::Piece& other : placement.pieces)
       CHECK(&piece == &other || !piece.range.Overlaps(other.range), "{}", piece.range);
@@ -34,7 +35,9 @@ void CheckWellFormed(const AddressSpace::Placement& placement) {
 AddressSpace::AddressSpace(MemslotTable& slots) : AddressSpace(slots, Options()) {}
 
 AddressSpace::AddressSpace(MemslotTable& slots, Options options)
-    : slots_(slots), options_(std::move(options)) {}
+    : slots_(slots), options_(std::move(options)) {
+  CHECK(options_.tries > 0);
+}
 
 AddressSpace::~AddressSpace() {
   MutexLock lock(update_);
@@ -149,10 +152,11 @@ Result<> AddressSpace::MapPiece(DomainId id, const Piece& piece) {
     return std::unexpected(std::move(how).error().Within(
         fmt::format("{} cannot map guest RAM {}", domain.domain->name(), piece.range)));
   }
-  LogWarning("{} cannot reach {} BAR {} at {}: {}; peer-to-peer DMA from it to there will fault",
-             domain.domain->name(),
-             piece.backing.owner != nullptr ? piece.backing.owner->bar_owner_name() : "a",
-             piece.backing.bar, piece.range, reason);
+  static RateLimit limit;  // a guest may place its BARs as often as it likes
+  LogGuest(limit, "{} cannot reach {} BAR {} at {}: {}; peer-to-peer DMA from it to there will fault",
+           domain.domain->name(),
+           piece.backing.owner != nullptr ? piece.backing.owner->bar_owner_name() : "a",
+           piece.backing.bar, piece.range, reason);
   table_.SetCell(piece.range.start, id, {CellState::kRefused, reason, now});
   return {};
 }
@@ -166,7 +170,8 @@ void AddressSpace::PlaceClaims() {
         it = claims_.erase(it);
         continue;
       }
-      LogWarning("a BAR stays trapped: {}", placed.error().message());
+      static RateLimit limit;
+      LogGuest(limit, "a BAR stays trapped: {}", placed.error().message());
     }
     ++it;
   }
@@ -228,14 +233,14 @@ void AddressSpace::UnmapDma(std::vector<Unmap> unmaps, DmaDomain::Deadline deadl
   std::optional<Error> error;
   for (unsigned i = 0; i < options_.tries && !unmaps.empty(); ++i) {
     error = TryUnmap(unmaps, deadline);
-    if (error) LogWarning("{}", error->message());
   }
   if (unmaps.empty()) return;
   Unsafe(*error);
   for (const Unmap& unmap : unmaps) table_.EraseCell(unmap.range.start, unmap.domain);
 }
 
-// One round over all of `unmaps`: all are started, then all awaited. Those to be tried again stay.
+// One round over all of `unmaps`: all are started, then all awaited. Those to be tried again stay. A
+// domain may turn out to be dead half-way: what else its tickets say then means nothing any more.
 std::optional<Error> AddressSpace::TryUnmap(std::vector<Unmap>& unmaps,
                                             DmaDomain::Deadline deadline) {
   using State = DmaDomain::Unmapped::State;
@@ -247,32 +252,35 @@ std::optional<Error> AddressSpace::TryUnmap(std::vector<Unmap>& unmaps,
   unmaps.clear();
   std::optional<Error> error;
   for (const auto& [unmap, ticket] : started) {
-    DmaDomain& domain = *domains_.at(unmap.domain).domain;
-    DmaDomain::Unmapped result = domain.AwaitUnmap(ticket, deadline);
+    const Domain& domain = domains_.at(unmap.domain);
+    DmaDomain::Unmapped result = domain.domain->AwaitUnmap(ticket, deadline);
+    if (domain.dead) continue;
     if (result.state == State::kDone && result.bytes == unmap.range.size) {
       table_.EraseCell(unmap.range.start, unmap.domain);
     } else if (result.state == State::kDead) {
       Bury(unmap.domain);
     } else if (result.state == State::kUnrevoked) {
       NoteUnrevoked(unmap);
-      table_.EraseCell(unmap.range.start, unmap.domain);
     } else {
       error = result.error
                   ? std::move(*result.error)
                   : Error::Of("{:#x} of {:#x} bytes", result.bytes, unmap.range.size);
       error = std::move(*error).Within(
-          fmt::format("{} does not unmap {}", domain.name(), unmap.range));
+          fmt::format("{} does not unmap {}", domain.domain->name(), unmap.range));
+      LogWarning("{}", error->message());
       unmaps.push_back(unmap);
     }
   }
+  std::erase_if(unmaps, [this](const Unmap& unmap) REQUIRES(update_) {
+    return domains_.at(unmap.domain).dead;
+  });
   return error;
 }
 
 void AddressSpace::RemoveSlots(const Placed& placed) {
   const Placement& placement = *placed.placement;
   for (size_t i = placed.events; i-- > 0;) {
-    if (const Result<> removed = slots_.RemoveIoEvent(placement.events[i]); !removed)
-      Unsafe(removed.error());
+    MustSucceed([&] { return slots_.RemoveIoEvent(placement.events[i]); });
   }
   for (size_t i = placed.pieces; i-- > 0;) {
     const Gpa start = placement.pieces[i].range.start;
@@ -286,13 +294,17 @@ void AddressSpace::RemoveSlots(const Placed& placed) {
 
 void AddressSpace::RemoveSlot(Slot& slot) {
   if (!slot.number) return;
-  Result<> removed = slots_.Remove(*slot.number);
+  MustSucceed([&] { return slots_.Remove(*slot.number); });
+  slot.number.reset();
+}
+
+void AddressSpace::MustSucceed(const std::function<Result<>()>& removal) {
+  Result<> removed = removal();
   for (unsigned i = 1; i < options_.tries && !removed; ++i) {
     LogWarning("{}; trying again", removed.error().message());
-    removed = slots_.Remove(*slot.number);
+    removed = removal();
   }
   if (!removed) Unsafe(removed.error());
-  slot.number.reset();
 }
 
 void AddressSpace::Unsafe(const Error& error) {

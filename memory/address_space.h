@@ -47,10 +47,11 @@ class AddressSpace {
   struct Options {
     // All DMA unmaps and forwards of one zap share this much time.
     std::chrono::milliseconds zap_deadline{5000};
-    // How often an unmap or a slot removal that fails is tried in all.
+    // How often an unmap or the removal of a slot or ioeventfd that fails is tried in all; at least 1.
     unsigned tries = 3;
     // G5: something could not be taken away. Clears bus mastering everywhere and stops the VM; called
-    // with AddressSpace's lock held, so it must not call back, and the zap goes on after it.
+    // with AddressSpace's lock held, so it neither calls back nor takes a lock under which somebody
+    // calls AddressSpace (a function's), and the zap goes on after it. It may be called several times.
     // Empty: CHECK.
     std::function<void(const Error&)> on_unsafe;
   };
@@ -191,6 +192,8 @@ class AddressSpace {
       REQUIRES(update_);
   void RemoveSlots(const Placed& placed) REQUIRES(update_);
   void RemoveSlot(Slot& slot) REQUIRES(update_);
+  // Within the bound of G5.
+  void MustSucceed(const std::function<Result<>()>& removal) REQUIRES(update_);
 
   void Withdraw(DomainId id) EXCLUDES(update_);
   void MarkDead(DomainId id) EXCLUDES(update_);

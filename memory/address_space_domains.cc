@@ -1,4 +1,5 @@
 // AddressSpace's domains, the matrix and demotion: the changes that are no map and no zap.
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -6,6 +7,14 @@
 #include "memory/address_space.h"
 
 namespace crossbar {
+namespace {
+
+bool SameTarget(const P2pMatrix::Cell& a, const P2pMatrix::Cell& b) {
+  return a.target == b.target && a.bar == b.bar && a.bar_offset == b.bar_offset &&
+         a.range == b.range;
+}
+
+}  // namespace
 
 Result<AddressSpace::DomainHandle> AddressSpace::AddDomain(DmaDomain& domain) {
   MutexLock lock(update_);
@@ -34,12 +43,12 @@ void AddressSpace::Forget(DomainId id) {
   UnmapDma(std::move(unmaps), ZapDeadline());
   Bury(id);
   domains_.erase(id);
+  Changed();
 }
 
 void AddressSpace::Withdraw(DomainId id) {
   MutexLock lock(update_);
   Forget(id);
-  Changed();
 }
 
 void AddressSpace::MarkDead(DomainId id) {
@@ -57,18 +66,25 @@ void AddressSpace::Bury(DomainId id) {
   unrevoked_.erase(id);  // what a dead initiator kept it can no longer use
 }
 
+// Moves the cell from the piece, which leaves, to the list of what a domain kept.
 void AddressSpace::NoteUnrevoked(const Unmap& unmap) {
+  static RateLimit limit;
+  LogGuest(limit, "{} may still reach {}: it does not answer and is not ours to stop",
+           domains_.at(unmap.domain).domain->name(), unmap.range);
   std::vector<P2pMatrix::Cell> cells;
   MutexLock names(names_mutex_);
   table_.AppendCells(unmap.domain, names_.at(unmap.domain), cells);
+  table_.EraseCell(unmap.range.start, unmap.domain);
   for (P2pMatrix::Cell& cell : cells) {
     if (cell.range != unmap.range) continue;
+    // A guest can make this happen again and again at one place.
+    std::erase_if(unrevoked_, [&](const auto& other) {
+      return other.first == unmap.domain && SameTarget(other.second, cell);
+    });
     cell.state = P2pMatrix::Cell::State::kUnrevoked;
     cell.detail = "the server does not answer and is not ours to stop";
     unrevoked_.emplace(unmap.domain, std::move(cell));
   }
-  LogWarning("{} may still reach {}: it does not answer and is not ours to stop",
-             names_.at(unmap.domain), unmap.range);
 }
 
 P2pMatrix AddressSpace::Peers() const {
@@ -76,9 +92,12 @@ P2pMatrix AddressSpace::Peers() const {
   MutexLock names(names_mutex_);
   matrix.generation = generation();
   for (const auto& [id, name] : names_) {
+    const auto begin = static_cast<ptrdiff_t>(matrix.cells.size());
     table_.AppendCells(id, name, matrix.cells);
     const auto [first, last] = unrevoked_.equal_range(id);
     for (auto it = first; it != last; ++it) matrix.cells.push_back(it->second);
+    std::ranges::stable_sort(matrix.cells.begin() + begin, matrix.cells.end(), {},
+                             [](const P2pMatrix::Cell& cell) { return cell.range.start; });
   }
   return matrix;
 }

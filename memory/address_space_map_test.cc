@@ -2,6 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+
 #include "memory/testing/heart.h"
 
 namespace crossbar::testing {
@@ -102,8 +105,8 @@ TEST_F(G3, AMapWhoseRamADomainRefusesLeavesAllAsBefore) {
   EXPECT_EQ(heart.recorder.Take(),
             (Events{"slot+ 0x1000", "slot+ 0x4000", "event+ 0x2000", "event+ 0x3000",
                     "dma+ A 0x1000", "dma+ A 0x4000", "dma+ B 0x1000", "dma+ B 0x4000 refused",
-                    "dma- start A 0x1000", "dma- start B 0x1000", "dma- start A 0x4000",
-                    "dma- done A 0x1000", "dma- done B 0x1000", "dma- done A 0x4000",
+                    "dma- start A 0x1000", "dma- start A 0x4000", "dma- start B 0x1000",
+                    "dma- done A 0x1000", "dma- done A 0x4000", "dma- done B 0x1000",
                     "event- 0x3000", "event- 0x2000", "slot- 0x4000", "slot- 0x1000"}));
   ExpectAsBefore();
 }
@@ -115,23 +118,22 @@ TEST_F(G3, AnEventThatIsTakenIsRefusedAndLeavesTheFirstInPlace) {
 }
 
 TEST_F(G3, APinOnAPieceWhoseMapFailsDelaysTheRollback) {
-  std::optional<PieceTable::Pin> pin;
-  std::thread unpin;
+  std::thread pinner;
   std::atomic<bool> unpinned = false;
   heart.recorder.on_event = [&](const std::string& event) {
     if (event == "dma+ A 0x1000") {
-      pin = heart.space.TryPin(Bar(0x1000).range);
-      unpin = std::thread([&] {
+      pinner = std::thread([&, pin = heart.space.TryPin(Bar(0x1000).range)] {
+        EXPECT_TRUE(pin);
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
         unpinned = true;
-        pin.reset();
       });
+    } else if (event == "dma- start A 0x1000") {
+      EXPECT_TRUE(unpinned);
     }
-    if (event == "dma- start A 0x1000") EXPECT_TRUE(unpinned);
   };
   heart.recorder.Fail("dma+", 4);
   EXPECT_FALSE(heart.space.Map(wanted));
-  unpin.join();
+  pinner.join();
   heart.recorder.on_event = nullptr;
   ExpectAsBefore();
 }

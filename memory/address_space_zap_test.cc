@@ -188,7 +188,9 @@ TEST_F(G7, FromTheStartOfAZapThePieceIsFoundByNobodyAndTakesNoPin) {
   };
   heart.Zap({&mapping});
   EXPECT_EQ(seen, 5);
-  heart.recorder.on_event("afterwards");
+  heart.recorder.Hardware("decode off");
+  EXPECT_EQ(seen, 6);
+  heart.recorder.on_event = nullptr;
   EXPECT_EQ(heart.Cells(), (Events{"A 0x9000 mapped mmap", "B 0x9000 mapped mmap"}));
 }
 

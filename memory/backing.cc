@@ -13,11 +13,11 @@ namespace {
 constexpr uint64_t kPagePresent = 1ull << 63;
 constexpr uint64_t kPageFrameMask = (1ull << 55) - 1;
 
-void Extend(std::vector<PhysicalRange>& ranges, uint64_t page) {
-  if (!ranges.empty() && ranges.back().start + ranges.back().size == page) {
-    ranges.back().size += kPageSize;
+void Extend(std::vector<PhysicalRange>& ranges, PhysicalRange next) {
+  if (!ranges.empty() && ranges.back().start + ranges.back().size == next.start) {
+    ranges.back().size += next.size;
   } else {
-    ranges.push_back({page, kPageSize});
+    ranges.push_back(next);
   }
 }
 
@@ -42,20 +42,21 @@ Result<std::vector<PhysicalRange>> Backing::Physical(uint64_t size) const {
   const Fd pagemap = TRY(sys::Open("/proc/self/pagemap", O_RDONLY));
   std::vector<PhysicalRange> ranges;
   std::vector<uint64_t> entries(512);
-  const uint64_t first = host.value() / kPageSize;
-  const uint64_t pages = size / kPageSize;
-  for (uint64_t done = 0; done < pages;) {
-    const auto want = std::span(entries).first(std::min<uint64_t>(entries.size(), pages - done));
+  const uint64_t end = host.value() + size;
+  for (uint64_t at = host.value(); at < end;) {
+    const uint64_t pages = AlignUp(end, kPageSize) / kPageSize - at / kPageSize;
+    const auto want = std::span(entries).first(std::min<uint64_t>(entries.size(), pages));
     const size_t bytes =
-        TRY(sys::Pread(pagemap.get(), std::as_writable_bytes(want), (first + done) * 8));
+        TRY(sys::Pread(pagemap.get(), std::as_writable_bytes(want), at / kPageSize * 8));
     if (bytes < 8) return Fail("/proc/self/pagemap ends early");
     for (const uint64_t entry : want.first(bytes / 8)) {
       if ((entry & kPagePresent) == 0) return Fail("a page was never touched");
       const uint64_t frame = entry & kPageFrameMask;
       if (frame == 0) return Fail("the kernel hides page frames from us: it takes CAP_SYS_ADMIN");
-      Extend(ranges, frame * kPageSize);
+      const uint64_t next = std::min(AlignDown(at, kPageSize) + kPageSize, end);
+      Extend(ranges, {frame * kPageSize + at % kPageSize, next - at});
+      at = next;
     }
-    done += bytes / 8;
   }
   return ranges;
 }

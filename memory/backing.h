@@ -16,12 +16,12 @@
 
 namespace crossbar {
 
-// The device a BAR piece belongs to, as memory/ sees it. devices/ implements it. AddressSpace never
-// calls it; who finds a piece may.
+// The device a BAR piece belongs to, as memory/ sees it. devices/ implements it. AddressSpace asks it
+// for its name only; who finds a piece may call the rest.
 class BarOwner {
  public:
   virtual ~BarOwner() = default;
-  // For people: "0000:01:00.0".
+  // For people: "0000:01:00.0". Any thread, under AddressSpace's locks: takes none itself.
   virtual std::string bar_owner_name() const = 0;
   // KVM could not reach the memory behind a slot of this device at `address`: it is lost, or decode
   // went off behind our back. Called on a vCPU's thread with no lock held.
@@ -61,7 +61,7 @@ struct Backing {
   // The backing of what lies `offset` bytes further on.
   Backing At(uint64_t offset) const;
 
-  // The host-physical ranges behind the first `size` bytes: a BAR's from its resource, RAM's from
+  // The host-physical ranges of exactly the first `size` bytes: a BAR's from its resource, RAM's from
   // /proc/self/pagemap. Error: why they cannot be told (no CAP_SYS_ADMIN, never touched, no resource).
   Result<std::vector<PhysicalRange>> Physical(uint64_t size) const;
 };

@@ -1,5 +1,6 @@
 #include "memory/kvm_memslot_table.h"
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/check.h"
@@ -8,11 +9,11 @@
 
 namespace crossbar {
 
-Result<KvmMemslotTable> KvmMemslotTable::Create(int vm_fd) {
+Result<KvmMemslotTable> KvmMemslotTable::Create(int vm_fd, uint32_t at_most) {
   const int limit =
       TRY(sys::Ioctl(vm_fd, SYS_REQUEST(KVM_CHECK_EXTENSION), KVM_CAP_NR_MEMSLOTS));
   // 0 means that KVM predates the capability; 32 is what every KVM has had.
-  return KvmMemslotTable(vm_fd, limit > 0 ? static_cast<uint32_t>(limit) : 32);
+  return KvmMemslotTable(vm_fd, std::min(limit > 0 ? static_cast<uint32_t>(limit) : 32, at_most));
 }
 
 KvmMemslotTable::KvmMemslotTable(KvmMemslotTable&& other) noexcept

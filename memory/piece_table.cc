@@ -40,13 +40,13 @@ std::optional<PieceTable::Place> PieceTable::Find(Gpa address) const {
 
 std::optional<PieceTable::Place> PieceTable::Find(Hva address) const {
   MutexLock lock(mutex_);
-  auto it = by_host_.upper_bound(address);
-  if (it == by_host_.begin()) return std::nullopt;
-  --it;
-  const Piece& piece = pieces_.at(it->second);
-  const uint64_t offset = address - piece.backing.host;
-  if (offset >= piece.range.size || piece.closing) return std::nullopt;
-  return Place{piece.range, piece.backing.At(offset)};
+  const auto after = by_host_.upper_bound(address);
+  if (after == by_host_.begin()) return std::nullopt;
+  for (const Gpa start : std::prev(after)->second) {
+    const Piece& piece = pieces_.at(start);
+    if (!piece.closing) return Place{piece.range, piece.backing.At(address - piece.backing.host)};
+  }
+  return std::nullopt;
 }
 
 std::optional<PieceTable::Pin> PieceTable::TryPin(GuestRange range) {
@@ -72,8 +72,16 @@ void PieceTable::Insert(GuestRange range, const Backing& backing) {
   MutexLock lock(mutex_);
   const bool inserted = pieces_.emplace(range.start, Piece{range, backing, false, false, 0, {}}).second;
   CHECK(inserted, "two pieces at {}", range.start);
-  // Two pieces may share host memory (an alias): the first one answers lookups by it.
-  if (backing.host != Hva()) by_host_.emplace(backing.host, range.start);
+  if (backing.host == Hva()) return;
+  const auto end = SplitHost(backing.host + range.size);
+  for (auto it = SplitHost(backing.host); it != end; ++it) it->second.push_back(range.start);
+}
+
+// Makes `at` a key.
+PieceTable::HostPieces::iterator PieceTable::SplitHost(Hva at) {
+  const auto after = by_host_.upper_bound(at);
+  if (after == by_host_.begin()) return by_host_.try_emplace(at).first;
+  return by_host_.try_emplace(at, std::prev(after)->second).first;
 }
 
 void PieceTable::Erase(Gpa start) {
@@ -81,13 +89,22 @@ void PieceTable::Erase(Gpa start) {
   Piece& piece = At(start);
   piece.closing = true;
   piece.gone = true;
+  piece.cells.clear();
   if (piece.pins == 0) EraseNow(start);
 }
 
 void PieceTable::EraseNow(Gpa start) {
   const Piece& piece = At(start);
-  const auto host = by_host_.find(piece.backing.host);
-  if (host != by_host_.end() && host->second == start) by_host_.erase(host);
+  if (piece.backing.host != Hva()) {
+    const Hva end = piece.backing.host + piece.range.size;
+    for (auto it = by_host_.find(piece.backing.host); it != by_host_.end() && it->first <= end;) {
+      std::erase(it->second, start);
+      // A key at which nothing changes any more goes.
+      const bool same = it == by_host_.begin() ? it->second.empty()
+                                               : it->second == std::prev(it)->second;
+      it = same ? by_host_.erase(it) : std::next(it);
+    }
+  }
   pieces_.erase(start);
 }
 
@@ -136,7 +153,9 @@ std::vector<PieceTable::Place> PieceTable::Snapshot() const {
   MutexLock lock(mutex_);
   std::vector<Place> places;
   places.reserve(pieces_.size());
-  for (const auto& [start, piece] : pieces_) places.push_back({piece.range, piece.backing});
+  for (const auto& [start, piece] : pieces_) {
+    if (!piece.gone) places.push_back({piece.range, piece.backing});
+  }
   return places;
 }
 

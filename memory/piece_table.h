@@ -56,6 +56,7 @@ class PieceTable {
 
   // Lookups. Nothing where no live piece is, or one that is closing.
   std::optional<Place> Find(Gpa address) const EXCLUDES(mutex_);
+  // Where several live pieces share host memory the oldest answers.
   std::optional<Place> Find(Hva address) const EXCLUDES(mutex_);
   // A pin on the piece that holds all of `range`.
   std::optional<Pin> TryPin(GuestRange range) EXCLUDES(mutex_);
@@ -63,7 +64,8 @@ class PieceTable {
   std::optional<GuestRange> FindOverlap(GuestRange range) const EXCLUDES(mutex_);
 
   void Insert(GuestRange range, const Backing& backing) EXCLUDES(mutex_);
-  // A piece that is pinned even now stays in everyone's way, closing, until its last pin goes.
+  // A piece that is pinned even now stays in everyone's way until its last pin goes; that is all that
+  // is left of it.
   void Erase(Gpa start) EXCLUDES(mutex_);
   // From now on the pieces that start at `starts` are found by nobody and take no more pins.
   void Close(std::span<const Gpa> starts) EXCLUDES(mutex_);
@@ -95,15 +97,18 @@ class PieceTable {
     std::map<DomainId, Cell> cells;
   };
   using Pieces = std::map<Gpa, Piece>;
+  // The pieces (by their start, oldest first) that share host memory from the key to the next key.
+  using HostPieces = std::map<Hva, std::vector<Gpa>>;
 
   Pieces::const_iterator FindPiece(Gpa address) const REQUIRES(mutex_);
   Piece& At(Gpa start) REQUIRES(mutex_);
   void EraseNow(Gpa start) REQUIRES(mutex_);
+  HostPieces::iterator SplitHost(Hva at) REQUIRES(mutex_);
 
   mutable Mutex mutex_;
   CondVar unpinned_;
   Pieces pieces_ GUARDED_BY(mutex_);
-  std::map<Hva, Gpa> by_host_ GUARDED_BY(mutex_);  // start of the mapping to start of the piece
+  HostPieces by_host_ GUARDED_BY(mutex_);
 };
 
 }  // namespace crossbar

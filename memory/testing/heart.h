@@ -50,7 +50,7 @@ inline Piece Bar(uint64_t start, uint64_t size = kPageSize, BarOwner* owner = nu
   return piece;
 }
 
-inline IoEvent EventAt(uint64_t address) { return {.address = Gpa(address), .size = 4}; }
+inline IoEvent EventAt(uint64_t address) { return {Gpa(address), 4, std::nullopt, -1}; }
 
 inline Placement Of(std::vector<Piece> pieces, std::vector<IoEvent> events = {}) {
   return {std::move(pieces), std::move(events)};

@@ -41,6 +41,8 @@ class RecordingDomain : public DmaDomain {
   std::function<std::string(GuestRange, const Backing&)> refuse;
   // How an unmap ends whose deadline passes while this stalls.
   Answer late = Answer::kFailed;
+  // Whether a dead server answers kDead to every unmap, as it should.
+  bool dead_answers_dead = true;
 
   // How the next unmaps end, in the order in which they are awaited; then kDone.
   void AnswerUnmaps(std::vector<Answer> answers) EXCLUDES(mutex_) {
@@ -184,7 +186,7 @@ class RecordingDomain : public DmaDomain {
     return in_time;
   }
   Answer NextAnswer(bool in_time, bool faulty) REQUIRES(mutex_) {
-    if (dead_) return Answer::kDead;
+    if (dead_ && dead_answers_dead) return Answer::kDead;
     if (!in_time) return late;
     if (faulty) return Answer::kFailed;
     if (answers_.empty()) return Answer::kDone;
