@@ -56,8 +56,7 @@ class TableArea {
     return address;
   }
   template <typename T>
-    requires std::is_trivially_copyable_v<T>
-  Gpa Add(T table) {
+  requires std::is_trivially_copyable_v<T> Gpa Add(T table) {
     return Add(std::as_writable_bytes(std::span(&table, 1)));
   }
 
@@ -167,7 +166,8 @@ Result<Gpa> WriteAcpiTables(const GuestRam& ram, const PlatformInfo& platform) {
   std::vector<std::byte> xsdt_table = MakeXsdt({fadt, madt, mcfg});
   area.SetRsdp(MakeRsdp(area.Add(xsdt_table)));
   if (area.bytes().size() > kArea.size) {
-    return Fail("the ACPI tables take {} bytes; {} hold {}", area.bytes().size(), kArea, kArea.size);
+    return Fail("the ACPI tables take {} bytes; {} hold {}", area.bytes().size(), kArea,
+                kArea.size);
   }
   TRY(Within(ram.Write(kArea.start, area.bytes()), [] { return "cannot write the ACPI tables"; }));
   return kArea.start;

@@ -72,8 +72,8 @@ TEST(Acpi, TheFadtDeclaresAHardwareReducedPlatform) {
   const auto fadt = ReadAs<AcpiFadt>(image.tables.at("FACP"));
   EXPECT_EQ(uint32_t{fadt.header.length}, 276u);
   EXPECT_EQ(fadt.minor_version, 5);
-  EXPECT_TRUE(fadt.flags & (1 << 20));  // HW_REDUCED_ACPI
-  EXPECT_TRUE(fadt.flags & (1 << 10));  // RESET_REG_SUP
+  EXPECT_TRUE(fadt.flags & (1 << 20));           // HW_REDUCED_ACPI
+  EXPECT_TRUE(fadt.flags & (1 << 10));           // RESET_REG_SUP
   EXPECT_EQ(fadt.iapc_boot_arch & (1 << 1), 0);  // no 8042
   EXPECT_TRUE(fadt.iapc_boot_arch & (1 << 2));   // VGA not present
   EXPECT_EQ(fadt.iapc_boot_arch & (1 << 3), 0);  // MSI is not "not supported"

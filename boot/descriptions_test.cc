@@ -65,7 +65,8 @@ Machine FromAcpi(const PlatformInfo& platform) {
   const AcpiImage image = WriteAndReadAcpi(platform);
   const std::vector<std::byte>& madt = image.tables.at("APIC");
   machine.local_apic = ReadAs<AcpiMadt>(madt).local_apic;
-  for (size_t at = sizeof(AcpiMadt); at < madt.size(); at += std::to_integer<size_t>(madt[at + 1])) {
+  for (size_t at = sizeof(AcpiMadt); at < madt.size();
+       at += std::to_integer<size_t>(madt[at + 1])) {
     const auto type = std::to_integer<int>(madt[at]);
     if (type == 0) machine.cpus.push_back(ReadAs<AcpiLocalApic>(madt, at).apic_id);
     if (type == 1) machine.ioapic = ReadAs<AcpiIoApic>(madt, at).address;
@@ -97,7 +98,7 @@ std::string Child(const Tree& tree, const std::string& parent, const std::string
 
 Machine FromDeviceTree(const PlatformInfo& platform) {
   Machine machine;
-  const Tree tree(*BuildDeviceTree(platform, ""));
+  const Tree tree(BuildDeviceTree(platform, "").value());
   for (const std::string& cpu : tree.Children("/cpus")) {
     machine.cpus.push_back(tree.Cells("/cpus/" + cpu, "reg").at(0));
   }
@@ -117,7 +118,8 @@ Machine FromDeviceTree(const PlatformInfo& platform) {
   const auto map = tree.Cells(pci, "interrupt-map");
   for (uint32_t slot = 0; slot < 32; ++slot) {
     for (size_t at = 0; at < map.size(); at += 7) {
-      if ((slot << 11 & mask.at(0)) == map[at]) machine.gsi[slot * 4 + map[at + 3] - 1] = map[at + 5];
+      if ((slot << 11 & mask.at(0)) == map[at])
+        machine.gsi[slot * 4 + map[at + 3] - 1] = map[at + 5];
     }
   }
   machine.ioapic = Cells64(tree.Cells(Child(tree, "/", "interrupt-controller@"), "reg"), 0);

@@ -59,8 +59,9 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CROSSB", "CROSSBAR", 1)
                 FOUR_SLOTS (0x001CFFFF, 0x001DFFFF, 0x001EFFFF, 0x001FFFFF)
             })
 
-            // Operating System Capabilities (PCI Firmware 3.3, 4.5.1): the guest may have what it asks
-            // for of native hot-plug, PME, AER and the PCIe capability. SHPC, LTR and DPC stay off.
+            // Operating System Capabilities (PCI Firmware 3.3, 4.5.1): the guest may have what it
+            // asks for of native hot-plug, PME, AER and the PCIe capability. SHPC, LTR and DPC
+            // stay off.
             Method (_OSC, 4, Serialized)
             {
                 CreateDWordField (Arg3, 0, STAT)

@@ -19,13 +19,13 @@ struct AmlObject {
   const char* path;  // from the root
   uint16_t parent_opcode;
   uint32_t name_offset;
-  uint8_t opcode;      // of the value: integer prefix or resource descriptor tag
-  uint32_t offset;     // of the integer's bytes, the descriptor or the package opcode
-  uint64_t value;      // of an integer
+  uint8_t opcode;   // of the value: integer prefix or resource descriptor tag
+  uint32_t offset;  // of the integer's bytes, the descriptor or the package opcode
+  uint64_t value;   // of an integer
 };
 #define __AML_OFFSET_TABLE_H  // NOLINT(bugprone-reserved-identifier)
 #define AML_OFFSET_TABLE_ENTRY constexpr AmlObject
-#include "boot/dsdt.offset.h"  // AML_OFFSET_TABLE_ENTRY DSDT_CROSSBAR_OffsetTable[]
+#include "boot/dsdt.offset.inc"  // AML_OFFSET_TABLE_ENTRY DSDT_CROSSBAR_OffsetTable[]
 #undef AML_OFFSET_TABLE_ENTRY
 
 // AML encodings (ACPI 6.5, 20.2.3) and large and small resource descriptor tags (6.4.2, 6.4.3).

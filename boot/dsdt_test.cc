@@ -118,9 +118,9 @@ TEST(Dsdt, AcpicaSeesTheSerialPort) {
 
 TEST(Dsdt, AcpicaSeesSoftOffTheFirstBusAndTheDeviceIds) {
   SKIP_WITHOUT("acpiexec");
-  const auto values = Evaluate(MakeDsdt(OddPlatform()),
-                               {"\\_S5", "\\_SB.PCI0._BBN", "\\_SB.PCI0._HID", "\\_SB.PCI0._CID",
-                                "\\_SB.ECAM._HID", "\\_SB.COM1._HID"});
+  const auto values =
+      Evaluate(MakeDsdt(OddPlatform()), {"\\_S5", "\\_SB.PCI0._BBN", "\\_SB.PCI0._HID",
+                                         "\\_SB.PCI0._CID", "\\_SB.ECAM._HID", "\\_SB.COM1._HID"});
   EXPECT_THAT(values[0], HasSubstr("Contains 4 Elements:\n    [Integer] = 0000000000000003"));
   EXPECT_THAT(values[1], HasSubstr("[Integer] = 0000000000000012"));
   EXPECT_THAT(values[2], HasSubstr("[Integer] = 00000000080AD041"));  // PNP0A08
@@ -149,9 +149,9 @@ TEST(Dsdt, OscGrantsHotplugPmeAerAndThePcieCapabilityAndMasksTheRest) {
 TEST(Dsdt, OscRefusesUnknownInterfacesAndRevisions) {
   SKIP_WITHOUT("acpiexec");
   const std::string dwords = "00 00 00 00 1F 00 00 00 1D 00 00 00";
-  const auto values = Evaluate(MakeDsdt(DefaultPlatform()),
-                               {Osc("00 " + kHostBridgeUuid.substr(3), 1, dwords),
-                                Osc(kHostBridgeUuid, 2, dwords)});
+  const auto values = Evaluate(
+      MakeDsdt(DefaultPlatform()),
+      {Osc("00 " + kHostBridgeUuid.substr(3), 1, dwords), Osc(kHostBridgeUuid, 2, dwords)});
   EXPECT_THAT(values[0], HasSubstr("04 00 00 00 1F 00 00 00 1D 00 00 00"));
   EXPECT_THAT(values[1], HasSubstr("08 00 00 00 1F 00 00 00 1D 00 00 00"));
 }
@@ -166,7 +166,8 @@ TEST(Dsdt, EveryTableDisassemblesWithoutComplaint) {
       const std::string text = scratch.Read(signature + ".dsl");
       EXPECT_EQ(run.status, 0) << run.output;
       EXPECT_FALSE(text.empty()) << run.output;
-      for (const char* trouble : {"Error", "Warning", "Unknown", "Invalid", "Incorrect", "should be"}) {
+      for (const char* trouble :
+           {"Error", "Warning", "Unknown", "Invalid", "Incorrect", "should be"}) {
         EXPECT_THAT(run.output, Not(HasSubstr(trouble))) << signature;
         EXPECT_THAT(text, Not(HasSubstr(trouble))) << signature;
       }

@@ -37,11 +37,13 @@ void WriteRanges(FdtWriter& fdt, const PlatformInfo::Pci& pci) {
   const auto start32 = LowCell(pci.window32.start.value());
   const uint64_t start64 = pci.window64.start.value();
   const uint32_t memory64 = kPciMemory64 | (pci.window64_prefetchable ? kPciPrefetchable : 0);
+  // clang-format off
   fdt.Cells("ranges", {
       kPciIo,       0, pci.io_base, 0, pci.io_base, 0, pci.io_size,
       kPciMemory32, 0, start32,     0, start32,     0, LowCell(pci.window32.size),
       memory64, HighCell(start64), LowCell(start64), HighCell(start64), LowCell(start64),
-      HighCell(pci.window64.size), LowCell(pci.window64.size)});
+          HighCell(pci.window64.size), LowCell(pci.window64.size)});
+  // clang-format on
 }
 
 // The swizzle only depends on a slot's low two bits, so the mask makes four slots stand for all.
@@ -75,7 +77,7 @@ void WritePci(FdtWriter& fdt, const PlatformInfo::Pci& pci, const FdtArchitectur
 
 // Room for everything, so that NOSPACE is a mistake here and not a matter of options.
 size_t Capacity(const PlatformInfo& platform, std::string_view bootargs) {
-  return 4 * kKiB + 64 * platform.cpu_ids.size() + 96 * platform.ram.size() + bootargs.size();
+  return 4 * kKiB + 96 * platform.cpu_ids.size() + 96 * platform.ram.size() + bootargs.size();
 }
 
 }  // namespace
@@ -83,8 +85,9 @@ size_t Capacity(const PlatformInfo& platform, std::string_view bootargs) {
 Result<std::vector<std::byte>> BuildDeviceTree(const PlatformInfo& platform,
                                                std::string_view bootargs) {
   if (platform.power.sleep_status_port != platform.power.sleep_control_port + 1) {
-    return Fail("the device tree describes sleep registers side by side, not at ports {:#x} and {:#x}",
-                platform.power.sleep_control_port, platform.power.sleep_status_port);
+    return Fail(
+        "the device tree describes sleep registers side by side, not at ports {:#x} and {:#x}",
+        platform.power.sleep_control_port, platform.power.sleep_status_port);
   }
   const FdtArchitecture& arch = kX86FdtArchitecture;
   FdtWriter fdt(Capacity(platform, bootargs), arch.reserved);

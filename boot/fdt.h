@@ -2,8 +2,9 @@
 //
 // The same facts as in the ACPI tables (boot/acpi.h), from the same PlatformInfo, in the standard
 // bindings where there are any (Devicetree Specification 0.4, PCI bus binding 2.1,
-// pci-host-ecam-generic, intel,ce4100-ioapic); docs name the properties of our own. Called at start
-// and at a reboot, on one thread. Stateless.
+// pci-host-ecam-generic, intel,ce4100-ioapic). Of our own are the nodes crossbar,* under /isa with
+// s5-sleep-type (SLP_TYP of soft-off) and reset-value (what to write to reset). Called at start and
+// at a reboot, on one thread. Stateless.
 #pragma once
 
 #include <cstddef>

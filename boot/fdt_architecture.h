@@ -30,7 +30,7 @@ struct FdtArchitecture {
   const char* compatible = nullptr;  // of the root
   std::string (*stdout_path)(const PlatformInfo&) = nullptr;
   std::span<const GuestRange> reserved;  // memory that is not free, but is in a memory node
-  InterruptSpecifier (*intx)(uint32_t gsi) = nullptr;  // a PCI INTx, level triggered
+  InterruptSpecifier (*intx)(uint32_t gsi) = nullptr;             // a PCI INTx, level triggered
   void (*write_cpus)(FdtWriter&, const PlatformInfo&) = nullptr;  // the node /cpus
   void (*write_interrupt_controllers)(FdtWriter&, const PlatformInfo&) = nullptr;
   void (*write_devices)(FdtWriter&, const PlatformInfo&) = nullptr;  // all else that is not PCI

@@ -18,9 +18,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 Tree Build(const PlatformInfo& platform, std::string_view bootargs = "console=ttyS0") {
-  auto blob = BuildDeviceTree(platform, bootargs);
-  EXPECT_TRUE(blob) << blob.error().ToString();
-  return Tree(std::move(*blob));
+  return Tree(BuildDeviceTree(platform, bootargs).value());
 }
 
 TEST(Fdt, TheRootNamesTheMachine) {
@@ -29,10 +27,9 @@ TEST(Fdt, TheRootNamesTheMachine) {
   EXPECT_EQ(tree.String("/", "model"), "Crossbar");
   EXPECT_THAT(tree.Cells("/", "#address-cells"), ElementsAre(2));
   EXPECT_THAT(tree.Cells("/", "#size-cells"), ElementsAre(2));
-  EXPECT_THAT(tree.Children("/"),
-              ElementsAre("chosen", "cpus", "memory@0", "memory@100000000",
-                          "interrupt-controller@fec00000", "local-apic@fee00000", "pcie@e0000000",
-                          "isa"));
+  EXPECT_THAT(tree.Children("/"), ElementsAre("chosen", "cpus", "memory@0", "memory@100000000",
+                                              "interrupt-controller@fec00000",
+                                              "local-apic@fee00000", "pcie@e0000000", "isa"));
 }
 
 TEST(Fdt, ChosenHasBootargsAndConsole) {
@@ -97,14 +94,15 @@ TEST(Fdt, ThePciHostBridgeHasItsEcamBusesAndWindows) {
   EXPECT_THAT(tree.Cells(path, "#address-cells"), ElementsAre(3));
   EXPECT_THAT(tree.Cells(path, "#size-cells"), ElementsAre(2));
   EXPECT_THAT(tree.Cells(path, "ranges"),
-              ElementsAre(0x01000000, 0, 0x2340, 0, 0x2340, 0, 0x5670,                      //
-                          0x02000000, 0, 0xc1230000, 0, 0xc1230000, 0, 0x4560000,           //
-                          0x03000000, 0x123, 0x45678000, 0x123, 0x45678000, 0x9a, 0xbcdef000));
-  EXPECT_EQ(Build(DefaultPlatform()).Cells("/pcie@e0000000", "ranges")[14], 0x43000000u);
+              ElementsAre(0x01000000, 0, 0x2340, 0, 0x2340, 0, 0x5670,             //
+                          0x02000000, 0, 0xc1230000, 0, 0xc1230000, 0, 0x4560000,  //
+                          0x43000000, 0x123, 0x45678000, 0x123, 0x45678000, 0x9a, 0xbcdef000));
+  EXPECT_EQ(Build(DefaultPlatform()).Cells("/pcie@e0000000", "ranges")[14], 0x03000000u);
 }
 
 // The GSI and sense of a slot's pin (0 = INTA), found as a guest does it: mask, then compare.
-std::vector<uint32_t> Route(const Tree& tree, const std::string& path, uint32_t slot, uint32_t pin) {
+std::vector<uint32_t> Route(const Tree& tree, const std::string& path, uint32_t slot,
+                            uint32_t pin) {
   const std::vector<uint32_t> mask = tree.Cells(path, "interrupt-map-mask");
   const std::vector<uint32_t> map = tree.Cells(path, "interrupt-map");
   const std::vector<uint32_t> wanted = {slot << 11 & mask[0], 0, 0, (pin + 1) & mask[3]};
@@ -182,7 +180,10 @@ TEST(FdtWriter, KeepsTheFirstErrorAndWhereItWas) {
     const auto root = fdt.Begin("");
     fdt.Cells("fits", {1});
     fdt.String("too-long", std::string(200, 'x'));
+    fdt.String("too-long-again", std::string(300, 'x'));
     fdt.Cells("fits-again", {1});
+    const auto child = fdt.Begin("child-that-does-not-fit-into-the-rest", ~0ull);
+    fdt.Flag("neither-does-this-flag");
   }
   const auto blob = std::move(fdt).Finish();
   ASSERT_FALSE(blob);

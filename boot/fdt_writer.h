@@ -1,7 +1,7 @@
 // FdtWriter: one device tree, written from its start to its end, over libfdt's sequential calls.
 //
-// A local of BuildDeviceTree; one thread. The first error sticks, later calls do nothing, and Finish
-// returns it: callers write a tree without a check per property.
+// A local of BuildDeviceTree; one thread. The first error sticks, later calls do nothing, and
+// Finish returns it: callers write a tree without a check per property.
 #pragma once
 
 #include <cstddef>
@@ -51,7 +51,7 @@ class FdtWriter {
 
  private:
   void EndNode();
-  // Keeps the first error and where it was.
+  // Keeps an error and where it was. No libfdt call follows one, so it is the first.
   void Note(int status, std::string_view where);
 
   std::vector<std::byte> buffer_;
@@ -60,7 +60,11 @@ class FdtWriter {
 };
 
 // The two cells of a 64-bit number.
-constexpr uint32_t HighCell(uint64_t value) { return static_cast<uint32_t>(value >> 32); }
-constexpr uint32_t LowCell(uint64_t value) { return static_cast<uint32_t>(value); }
+constexpr uint32_t HighCell(uint64_t value) {
+  return static_cast<uint32_t>(value >> 32);
+}
+constexpr uint32_t LowCell(uint64_t value) {
+  return static_cast<uint32_t>(value);
+}
 
 }  // namespace crossbar

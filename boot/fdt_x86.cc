@@ -12,7 +12,9 @@ constexpr uint32_t kLevelLow = 1;
 // First cell of an ISA address: in I/O space (ISA bus binding 0.4).
 constexpr uint32_t kIsaIo = 1;
 
-InterruptSpecifier IoApicLevelLow(uint32_t gsi) { return {.cells = {gsi, kLevelLow}, .count = 2}; }
+InterruptSpecifier IoApicLevelLow(uint32_t gsi) {
+  return {.cells = {gsi, kLevelLow}, .count = 2};
+}
 
 std::string SerialPath(const PlatformInfo& platform) {
   return fmt::format("/isa/serial@{:x}", platform.serial.port);

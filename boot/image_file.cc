@@ -24,9 +24,11 @@ Result<> ImageFile::ReadAt(uint64_t offset, std::span<std::byte> out) const {
 }
 
 Result<std::unique_ptr<FdImage>> FdImage::Open(const std::string& path) {
-  Fd fd =
-      TRY(Within(sys::Open(path, O_RDONLY), [&] { return fmt::format("cannot open '{}'", path); }));
-  const uint64_t size = TRY(sys::FileSize(fd.get()));
+  // O_NONBLOCK: a FIFO without a writer would hang us here.
+  Fd fd = TRY(Within(sys::Open(path, O_RDONLY | O_NONBLOCK),
+                     [&] { return fmt::format("cannot open '{}'", path); }));
+  const uint64_t size = TRY(
+      Within(sys::FileSize(fd.get()), [&] { return fmt::format("cannot use '{}'", path); }));
   return std::unique_ptr<FdImage>(new FdImage(path, size, std::move(fd)));
 }
 

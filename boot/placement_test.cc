@@ -76,6 +76,13 @@ TEST_F(PlacementTest, SizesAndAlignmentsThatWrapFindNoPlace) {
   EXPECT_FALSE(placement_.ClaimLowest(~0ull, 1, kAll, "huge"));
   EXPECT_FALSE(placement_.ClaimHighest(~0ull, 1, kAll, "huge"));
   EXPECT_FALSE(placement_.ClaimLowest(1, 1ull << 63, {Gpa(1), ~0ull - 1}, "sparse"));
+
+  constexpr GuestRange kTop{Gpa(~0xffffull), 0x10000};  // ends at 2^64
+  const GuestRam ram = GuestRam::Create(std::array{kTop}).value();
+  Placement top(ram);
+  EXPECT_FALSE(top.ClaimLowest(1, 1ull << 63, {Gpa(1), ~0ull}, "wraps to 0"));
+  EXPECT_EQ(top.ClaimHighest(0x1000, 0x1000, kTop, "last").value().last(), Gpa(~0ull));
+  EXPECT_EQ(top.ClaimLowest(0xf000, 0x1000, kTop, "rest").value().start, kTop.start);
 }
 
 }  // namespace

@@ -113,9 +113,10 @@ Result<GuestRange> LayOutWindow32(const X86PlatformRequest& request) {
   const std::vector<GuestRange> gaps = Gaps(kWindow32, request.unusable);
   const auto largest = std::ranges::max_element(gaps, {}, &GuestRange::size);
   if (largest == gaps.end() || largest->size < kLeastWindow32) {
-    return Fail("the host leaves no {} of {} usable for the 32-bit PCI window; pass through devices "
-                "whose IOMMU translates addresses there",
-                SizeText(kLeastWindow32), kWindow32);
+    return Fail(
+        "the host leaves no {} of {} usable for the 32-bit PCI window; pass through devices "
+        "whose IOMMU translates addresses there",
+        SizeText(kLeastWindow32), kWindow32);
   }
   return *largest;
 }
@@ -128,20 +129,24 @@ Result<> LayOutMemory(const X86PlatformRequest& request, PlatformInfo& platform)
   const std::vector<GuestRange> gaps = Gaps(space, holes);
   const uint64_t most = MostMemory(gaps);
   if (most < kLeastMemory) {
-    return Fail("{} physical address bits leave no room for a 64-bit PCI window; a host CPU with at "
-                "least 36 is needed", platform.physical_address_bits);
+    return Fail(
+        "{} physical address bits leave no room for a 64-bit PCI window; a host CPU with at "
+        "least 36 is needed",
+        platform.physical_address_bits);
   }
   if (gaps[0].start != Gpa(0) || gaps[0].size < kLeastMemory) {
-    return Fail("the host cannot translate guest addresses below {}, where a kernel starts; pass "
-                "through other devices", SizeText(kLeastMemory));
+    return Fail(
+        "the host cannot translate guest addresses below {}, where a kernel starts; pass "
+        "through other devices",
+        SizeText(kLeastMemory));
   }
   if (request.memory_bytes > most) {
     return Fail("{} of memory and a 64-bit PCI window do not fit below 2^{}; give at most {}",
                 SizeText(request.memory_bytes), platform.physical_address_bits, SizeText(most));
   }
   platform.ram = LayOutRam(gaps, request.memory_bytes);
-  platform.pci.window64 =
-      PickWindow64(gaps, platform.ram.back().end(), std::max(request.window64_bytes, kLeastWindow64));
+  platform.pci.window64 = PickWindow64(gaps, platform.ram.back().end(),
+                                       std::max(request.window64_bytes, kLeastWindow64));
   platform.pci.window32 = TRY(LayOutWindow32(request));
   return {};
 }

@@ -20,15 +20,15 @@ struct PlatformInfo {
   std::vector<GuestRange> ram;         // ascending, disjoint
 
   struct Pci {
-    GuestRange ecam;                     // 1 MiB per bus, from first_bus
+    GuestRange ecam;  // 1 MiB per bus, from first_bus
     uint8_t first_bus = 0;
     uint8_t last_bus = 0;
-    GuestRange window32;                 // below 4 GiB
-    GuestRange window64;                 // above all RAM
+    GuestRange window32;  // below 4 GiB
+    GuestRange window64;  // above all RAM
     // How both descriptions call window64. A guest puts no non-prefetchable BAR into a prefetchable
     // window, so with true those have only window32.
-    bool window64_prefetchable = true;
-    uint16_t io_base = 0;                // I/O window on the PIO space
+    bool window64_prefetchable = false;
+    uint16_t io_base = 0;  // I/O window on the PIO space
     uint32_t io_size = 0;
     std::array<uint32_t, 4> intx_gsi{};  // GSI of root-bus INTx swizzle slot 0..3: slot n of device
                                          // d, pin p (0 = INTA) is (d + p) % 4
@@ -40,16 +40,16 @@ struct PlatformInfo {
     uint32_t clock_hz = 0;
   } serial;
 
-  struct Power {                     // ACPI 6.5, 4.8.3.7: the hardware-reduced sleep registers
+  struct Power {  // ACPI 6.5, 4.8.3.7: the hardware-reduced sleep registers
     uint16_t sleep_control_port = 0;
     uint16_t sleep_status_port = 0;
-    uint8_t s5_sleep_type = 0;       // SLP_TYP of \_S5
-    uint16_t reset_port = 0;         // FADT RESET_REG
+    uint8_t s5_sleep_type = 0;  // SLP_TYP of \_S5
+    uint16_t reset_port = 0;    // FADT RESET_REG
     uint8_t reset_value = 0;
   } power;
 
-  uint16_t debug_exit_port = 0;      // QEMU isa-debug-exit convention, 4 ports wide
-  uint16_t boot_marker_port = 0;     // POST code port
+  uint16_t debug_exit_port = 0;   // QEMU isa-debug-exit convention, 4 ports wide
+  uint16_t boot_marker_port = 0;  // POST code port
 
   Gpa local_apic;
   Gpa ioapic;
@@ -57,9 +57,9 @@ struct PlatformInfo {
 };
 
 struct X86PlatformRequest {
-  uint64_t memory_bytes = 0;            // multiple of 4 KiB
+  uint64_t memory_bytes = 0;  // multiple of 4 KiB
   unsigned cpus = 1;
-  unsigned physical_address_bits = 0;   // of the host CPU as KVM offers it
+  unsigned physical_address_bits = 0;  // of the host CPU as KVM offers it
   // What the 64-bit BARs of the devices may need: window64 is the lowest gap above RAM that has so
   // much, or else the largest one. Low, because a peer with a narrow DMA mask reaches no high BAR.
   uint64_t window64_bytes = 512 * kGiB;
@@ -77,8 +77,8 @@ inline constexpr GuestRange kX86IdentityMap{Gpa(0xfeffc000), 0x1000};
 inline constexpr GuestRange kX86TaskState{Gpa(0xfeffd000), 0x3000};
 
 // Lays out RAM (below 3 GiB and from 4 GiB, around AMD's HyperTransport hole), ECAM and the PCI
-// windows. Error: the memory does not fit below MAXPHYADDR with a 64-bit window beside it, or is too
-// little to boot; too many CPUs; no room for what must be at fixed addresses.
+// windows. Error: the memory does not fit below MAXPHYADDR with a 64-bit window beside it, or is
+// too little to boot; too many CPUs; no room for what must be at fixed addresses.
 Result<PlatformInfo> MakeX86Platform(const X86PlatformRequest& request);
 
 }  // namespace crossbar

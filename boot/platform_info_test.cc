@@ -190,15 +190,15 @@ TEST(X86Platform, NumbersCpusFromZeroAndLimitsThemTo254) {
 
 TEST(X86Platform, PicksTheLowestWindowThatIsLargeEnough) {
   X86PlatformRequest request = Request(kGiB, 48);
-  EXPECT_EQ(MakeX86Platform(request)->pci.window64, (GuestRange{Gpa(k4GiB), 1008 * kGiB}));
+  EXPECT_EQ(MakeX86Platform(request).value().pci.window64, (GuestRange{Gpa(k4GiB), 1008 * kGiB}));
   request.window64_bytes = 2 * kTiB;
-  EXPECT_EQ(MakeX86Platform(request)->pci.window64, (GuestRange{Gpa(kTiB), 255 * kTiB}));
+  EXPECT_EQ(MakeX86Platform(request).value().pci.window64, (GuestRange{Gpa(kTiB), 255 * kTiB}));
   // More than there is: the largest.
   request.window64_bytes = ~0ull;
-  EXPECT_EQ(MakeX86Platform(request)->pci.window64, (GuestRange{Gpa(kTiB), 255 * kTiB}));
+  EXPECT_EQ(MakeX86Platform(request).value().pci.window64, (GuestRange{Gpa(kTiB), 255 * kTiB}));
   // RAM up to just below the hole leaves too little in front of it.
   request = Request(900 * kGiB, 48);
-  EXPECT_EQ(MakeX86Platform(request)->pci.window64, (GuestRange{Gpa(kTiB), 255 * kTiB}));
+  EXPECT_EQ(MakeX86Platform(request).value().pci.window64, (GuestRange{Gpa(kTiB), 255 * kTiB}));
 }
 
 TEST(X86Platform, StaysOutOfWhatTheHostCannotTranslate) {

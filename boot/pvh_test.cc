@@ -135,7 +135,8 @@ TEST(Pvh, TakesElf32AndWideNotesAndNotesPaddedToEight) {
   for (const size_t width : {4u, 8u}) {
     for (const uint64_t alignment : {0u, 4u, 8u}) {
       ElfBuilder elf = PvhElf();
-      elf.notes = {{"GNU", 5, {1, 2, 3, 4, 5, 6, 7, 8, 9}}, PvhNote(kMiB + 4, width)};
+      // A name and a descriptor whose ends differ between the two paddings.
+      elf.notes = {{"Four", 5, {1, 2, 3, 4, 5, 6, 7, 8, 9}}, PvhNote(kMiB + 4, width)};
       elf.note_alignment = alignment == 0 ? 4 : alignment;
       Machine machine;
       EXPECT_EQ(machine.Load(elf.Build64()).value().entry.rip, Gpa(kMiB + 4));
