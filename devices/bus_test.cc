@@ -185,6 +185,13 @@ TEST(TrapBusTest, G10NoLockIsHeldWhileAHandlerRuns) {
   EXPECT_EQ(ReadAt<uint8_t>(cursor, 0x100), 0xff);
   EXPECT_EQ(ReadAt<uint8_t>(cursor, 0x200), 0xff);
   EXPECT_TRUE(alive.expired());
+
+  auto written = std::make_shared<FakeDevice>(4);
+  ASSERT_TRUE(bus.Add(0x400, 8, written));
+  written->on_access = [&] { EXPECT_TRUE(bus.Remove(0x400)); };
+  WriteAt<uint8_t>(cursor, 0x400, 5);
+  WriteAt<uint8_t>(cursor, 0x400, 6);
+  EXPECT_THAT(written->writes, ElementsAre(Access{0, 1, 5}));
 }
 
 TEST(TrapBusTest, ADeviceThatRemovesItselfAnswersOnlyTheFirstByteOfASplitAccess) {

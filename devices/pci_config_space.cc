@@ -7,7 +7,7 @@
 namespace crossbar {
 namespace {
 
-constexpr uint16_t kDword = 4;
+constexpr unsigned kDword = 4;
 
 // Capabilities are dword-aligned; the low two bits of a pointer are reserved
 // (PCIe 6.0, 7.5.1.1.11).
@@ -142,7 +142,7 @@ std::optional<uint16_t> PciConfigSpace::AddExtendedCapability(uint16_t id, uint8
 }
 
 std::optional<uint16_t> PciConfigSpace::Allocate(uint16_t begin, uint16_t end, uint16_t size) {
-  const unsigned needed = std::max(1u, (size + kDword - 1u) / kDword);
+  const unsigned needed = std::max(1u, (size + kDword - 1) / kDword);
   unsigned run = 0;
   for (unsigned at = begin; at < end; at += kDword) {
     const auto offset = static_cast<uint16_t>(at);

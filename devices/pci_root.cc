@@ -116,6 +116,21 @@ void PciRoot::Write(PciAddress address, uint16_t offset, unsigned size, uint32_t
   if (target.function != nullptr) target.function->WriteConfig(offset, size, value);
 }
 
+// G8, the one place. A function that was reset while a peer still mastered the bus would be hit by
+// that peer's DMA at addresses where it no longer answers.
+void PciRoot::Reset() {
+  const std::vector<std::shared_ptr<PciFunction>> functions = root_bus_.Functions();
+  const auto clear = [&](uint32_t bits) {
+    for (const auto& function : functions) {
+      const uint32_t command = function->ReadConfig(PCI_COMMAND, 2);
+      if ((command & bits) != 0) function->WriteConfig(PCI_COMMAND, 2, command & ~bits);
+    }
+  };
+  clear(PCI_COMMAND_MASTER);
+  clear(PCI_COMMAND_MEMORY | PCI_COMMAND_IO);
+  for (const auto& function : functions) function->Reset();
+}
+
 HostBridge::HostBridge() {
   config_.Set<uint16_t>(PCI_VENDOR_ID, kVendorId);
   config_.Set<uint16_t>(PCI_DEVICE_ID, kDeviceId);

@@ -69,6 +69,10 @@ class PciRoot {
   uint32_t Read(PciAddress address, uint16_t offset, unsigned size);
   void Write(PciAddress address, uint16_t offset, unsigned size, uint32_t value);
 
+  // The PCI part of a machine reset (G8): no function masters the bus any more, then none decodes,
+  // then each is reset. No vCPU runs meanwhile.
+  void Reset();
+
  private:
   PciBus::Target Find(PciAddress address) const;
 

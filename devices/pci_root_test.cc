@@ -186,6 +186,12 @@ TEST(PciRootTest, G10NoLockIsHeldWhileAFunctionRuns) {
   EXPECT_EQ(Id(root, {0, {1, 0}}), 1u) << "the function outlives its own removal";
   EXPECT_TRUE(alive.expired());
   EXPECT_EQ(Id(root, {0, {1, 0}}), 0xffffffffu);
+
+  auto written = std::make_shared<FakeFunction>(3);
+  ASSERT_TRUE(bus.Add({3, 0}, written));
+  written->on_access = [&] { EXPECT_NE(bus.Remove({3, 0}), nullptr); };
+  root.Write({0, {3, 0}}, PCI_COMMAND, 2, 7);
+  EXPECT_EQ(written->written, 7u);
 }
 
 TEST(PciRootTest, WhileVcpusReadNoneReachesAFunctionThatAnotherThreadRemoved) {

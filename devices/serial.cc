@@ -80,6 +80,7 @@ void Serial::State::WriteFcr(uint8_t value) {
   const bool enable = (value & UART_FCR_ENABLE_FIFO) != 0;
   if (enable != fifo_enabled() || (enable && (value & UART_FCR_CLEAR_RCVR))) ClearFifo();
   fcr = value;
+  attended |= enable;
 }
 
 void Serial::State::WriteMcr(uint8_t value) {
@@ -135,6 +136,7 @@ uint8_t Serial::ReadByte(uint64_t reg) {
       case UART_LSR:
         value = kTransmitterEmpty | std::exchange(state_.lsr_errors, uint8_t{0});
         if (state_.fifo_count != 0) value |= UART_LSR_DR;
+        state_.attended = true;
         break;
       case UART_MSR:
         value = state_.modem_lines() | std::exchange(state_.msr_deltas, uint8_t{0});
@@ -173,6 +175,7 @@ void Serial::WriteRegister(uint64_t reg, uint8_t value) {
       // probes for UARTs that do not (UART_BUG_THRE).
       if ((value & ~state_.ier) & UART_IER_THRI) state_.thre_pending = true;
       state_.ier = value & kIerMask;
+      if (value & UART_IER_RDI) state_.attended = true;
       break;
     case UART_FCR:
       state_.WriteFcr(value);
@@ -213,7 +216,7 @@ void Serial::Transmit(uint8_t byte) {
 
 size_t Serial::Receive(std::span<const std::byte> data) {
   MutexLock lock(mutex_);
-  const size_t room = state_.loopback() ? 0 : state_.capacity() - state_.fifo_count;
+  const size_t room = state_.receiving() ? state_.capacity() - state_.fifo_count : 0;
   const size_t taken = std::min(room, data.size());
   for (const std::byte byte : data.first(taken)) state_.Push(std::to_integer<uint8_t>(byte));
   if (taken < data.size()) state_.starved = true;
@@ -245,7 +248,7 @@ void Serial::UpdateIrq() {
 
 // Waits for an empty FIFO, so that the console is woken once for sixteen bytes and not for each.
 bool Serial::TakeSpaceNotice() {
-  if (!state_.starved || state_.loopback() || state_.fifo_count != 0) return false;
+  if (!state_.starved || !state_.receiving() || state_.fifo_count != 0) return false;
   state_.starved = false;
   return on_space_ != nullptr;
 }

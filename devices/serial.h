@@ -41,7 +41,8 @@ class Serial : public BusDevice {
       EXCLUDES(mutex_, output_mutex_);
 
   // Bytes on the wire towards the guest: takes what the FIFO holds room for and says how many.
-  // Nothing is taken in loopback mode, which cuts the wire.
+  // Nothing is taken in loopback mode, which cuts the wire, nor before the guest attends to the
+  // receiver: its set-up clears the FIFO, and what was sent ahead of it would be lost.
   size_t Receive(std::span<const std::byte> data) EXCLUDES(mutex_);
 
   // Back to power-on values; the interrupt line falls.
@@ -62,7 +63,10 @@ class Serial : public BusDevice {
     std::array<uint8_t, kFifoSize> fifo = {};
     size_t fifo_head = 0;
     size_t fifo_count = 0;
-    bool starved = false;  // a Receive left bytes behind
+    bool starved = false;   // a Receive left bytes behind
+    bool attended = false;  // the guest switched FIFOs or receive interrupts on, or read LSR
+
+    bool receiving() const { return attended && !loopback(); }
 
     bool fifo_enabled() const;
     bool loopback() const;

@@ -97,7 +97,26 @@ TEST_F(SerialTest, ReceivedBytesAreReadInOrder) {
   EXPECT_EQ(In(UART_RX), 0) << "an empty FIFO reads as 0";
 }
 
+TEST_F(SerialTest, NothingArrivesBeforeTheGuestAttendsToTheReceiver) {
+  const auto waits = [this](auto&& attend) {
+    serial_.Reset();
+    Out(UART_LCR, UART_LCR_WLEN8);
+    Out(UART_MCR, UART_MCR_DTR | UART_MCR_RTS);
+    Out(UART_IER, 0);
+    EXPECT_EQ(Receive("a"), 0u) << "setting up would clear it";
+    const int before = spaces_;
+    attend();
+    EXPECT_EQ(spaces_, before + 1) << "now the console is to try again";
+    EXPECT_EQ(Receive("a"), 1u);
+    EXPECT_EQ(In(UART_RX), 'a');
+  };
+  waits([this] { Out(UART_FCR, UART_FCR_ENABLE_FIFO | UART_FCR_CLEAR_RCVR); });
+  waits([this] { Out(UART_IER, UART_IER_RDI); });
+  waits([this] { In(UART_LSR); });
+}
+
 TEST_F(SerialTest, ReceiveTakesWhatTheFifoHoldsRoomFor) {
+  In(UART_LSR);
   EXPECT_EQ(Receive("xyz"), 1u) << "16450 mode has one byte";
   EXPECT_EQ(In(UART_RX), 'x');
   Start(kFifo14, 0);
@@ -127,6 +146,7 @@ TEST_F(SerialTest, SpaceIsAlsoAnnouncedAfterAFifoClearAndAReset) {
   EXPECT_EQ(spaces_, 1);
   EXPECT_EQ(Receive("0123456789abcdefXYZ"), 16u);
   serial_.Reset();
+  Start(kFifo14, 0);
   EXPECT_EQ(spaces_, 2);
 }
 
