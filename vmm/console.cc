@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "base/sys.h"
 
@@ -27,13 +28,13 @@ Result<std::unique_ptr<Console>> Console::Create(const std::string& spec) {
   if (spec == "stdio") {
     console->input_ = STDIN_FILENO;
     console->output_ = STDOUT_FILENO;
-  } else if (spec.starts_with(kFile) && spec.size() > kFile.size()) {
+  } else if (spec.starts_with(kFile)) {
     console->file_ = TRY(Within(
         sys::Open(spec.substr(kFile.size()), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0644),
         [] { return "cannot write the console's file"; }));
     console->output_ = console->file_.get();
-  } else if (spec != "none") {
-    return Fail("--console '{}' is not stdio, file:PATH or none", spec);
+  } else {
+    CHECK(spec == "none", "{}", spec);
   }
   return console;
 }

@@ -23,7 +23,7 @@ namespace crossbar {
 
 class Console : public SerialOutput {
  public:
-  // `spec` is "stdio", "file:PATH" or "none".
+  // `spec` is "stdio", "file:PATH" or "none"; ParseRunOptions has seen to that.
   static Result<std::unique_ptr<Console>> Create(const std::string& spec);
 
   // Connects input, if there is any: `loop` watches it, `serial` receives it, `quit` is Ctrl-A x.

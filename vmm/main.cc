@@ -1,5 +1,6 @@
 // The crossbar program: picks the subcommand, prints its error, returns its status.
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -57,12 +58,21 @@ int Run(const std::vector<std::string>& arguments) {
   }
   phases.Mark("parse");
   const Result<StopRequest> end = RunVm(*options, phases);
+  if (!options->failpoints.empty()) LogInfo("failpoints fired {} times", failpoints::Fired());
   if (!end) return Complain(end.error(), ExitStatus::kHostError);
   const bool ours = end->reason == StopRequest::Reason::kGuestCrash ||
                     end->reason == StopRequest::Reason::kHostError ||
                     end->reason == StopRequest::Reason::kUnsafe;
   if (ours) fmt::print(stderr, "crossbar: {}: {}\n", ReasonName(end->reason), end->detail);
   return end->status;
+}
+
+// Whoever started us may have closed a standard descriptor. A file of ours would get its number, and
+// the console would write there.
+void OpenStandardDescriptors() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(fd, F_GETFD) < 0) ::open("/dev/null", O_RDWR);  // the lowest free number: fd
+  }
 }
 
 int Main(const std::vector<std::string>& arguments) {
@@ -84,6 +94,7 @@ int Main(const std::vector<std::string>& arguments) {
 }  // namespace crossbar
 
 int main(int argc, char** argv) {
+  crossbar::OpenStandardDescriptors();
   try {
     return crossbar::Main({argv + 1, argv + argc});
   } catch (const std::exception& exception) {  // out of memory; nothing of ours throws

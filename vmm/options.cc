@@ -2,12 +2,12 @@
 
 #include <boost/program_options.hpp>
 
+#include <cerrno>
 #include <charconv>
-#include <cmath>
 #include <fstream>
 #include <sstream>
 
-#include "base/failpoint.h"
+#include "base/sys.h"
 
 namespace crossbar {
 namespace {
@@ -78,15 +78,28 @@ Result<PageSize> ParsePageSize(const std::string& text) {
   return Fail("--hugepages '{}' is not 2M or 1G", text);
 }
 
+Result<> CheckConsole(const std::string& text) {
+  constexpr std::string_view kFile = "file:";
+  if (text == "stdio" || text == "none") return {};
+  if (text.starts_with(kFile) && text.size() > kFile.size()) return {};
+  return Fail("--console '{}' is not stdio, file:PATH or none", text);
+}
+
 Result<> ParseConfigFile(const std::string& path, const po::options_description& options,
                          po::variables_map& values) {
   std::ifstream file(path);
-  if (!file) return Fail("cannot read config file {}", path);
-  const auto parsed = po::parse_config_file(file, options);
-  for (const auto& option : parsed.options) {
-    if (option.string_key == "config") return Fail("{}: a config file cannot name another", path);
+  file.peek();  // a folder can be opened, and only reading it fails
+  if (!file && !file.eof())
+    return Fail("cannot read config file {}: {}", path, sys::ErrnoText(errno));
+  try {
+    const auto parsed = po::parse_config_file(file, options);
+    for (const auto& option : parsed.options) {
+      if (option.string_key == "config") return Fail("{}: a config file cannot name another", path);
+    }
+    po::store(parsed, values);
+  } catch (const po::error& error) {
+    return Fail("{}: {}", path, error.what());
   }
-  po::store(parsed, values);
   return {};
 }
 
@@ -97,12 +110,14 @@ Result<po::variables_map> Parse(const std::vector<std::string>& arguments) {
   try {
     // No positional arguments, and no guessing of abbreviated names: scripts must stay right.
     namespace style = po::command_line_style;
-    po::store(po::command_line_parser(arguments)
-                  .options(options)
-                  .positional({})
-                  .style(style::unix_style & ~style::allow_guessing)
-                  .run(),
-              values);
+    const po::parsed_options parsed = po::command_line_parser(arguments)
+                                          .options(options)
+                                          .style(style::unix_style & ~style::allow_guessing)
+                                          .run();
+    for (const po::option& option : parsed.options) {
+      if (option.position_key >= 0) return Fail("'{}' is no option", option.value.front());
+    }
+    po::store(parsed, values);
     if (values.contains("config"))
       TRY(ParseConfigFile(values["config"].as<std::string>(), options, values));
   } catch (const po::error& error) {
@@ -148,7 +163,9 @@ Result<RunOptions> ParseRunOptions(const std::vector<std::string>& arguments) {
   options.initrd = text("initrd");
   options.command_line = text("cmdline");
   options.console = text("console");
+  TRY(CheckConsole(options.console));
   options.report = text("report");
+  if (values.contains("report") && options.report.empty()) return Fail("--report FILE is empty");
   options.prefault = values["prefault"].as<bool>();
   for (const std::string& module : list("module")) {
     const size_t equals = module.find('=');

@@ -68,9 +68,14 @@ Json ExitsJson(const Vm& vm) {
   return list;
 }
 
-bool IsRegularOrAbsent(const std::string& path) {
+// Not a link: what /dev/stdout leads to may be a file, and the link must not be replaced by ours.
+bool IsFileOrAbsent(const std::string& path) {
   struct stat status {};
-  return ::stat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode);
+  return ::lstat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode);
+}
+
+std::string Beside(const std::string& path) {
+  return fmt::format("{}.{}.partial", path, ::getpid());
 }
 
 Result<std::string> ReadSmaps() {
@@ -84,35 +89,36 @@ Result<std::string> ReadSmaps() {
 
 }  // namespace
 
+Result<Fd> ReportFile::CreateBeside(const std::string& path) {
+  return sys::Open(Beside(path), O_WRONLY | O_CREAT | O_EXCL, 0644);
+}
+
 Result<ReportFile> ReportFile::Open(const std::string& path) {
-  const bool regular = IsRegularOrAbsent(path);
-  std::string temporary = regular ? fmt::format("{}.{}.partial", path, ::getpid()) : "";
-  const int flags = regular ? O_WRONLY | O_CREAT | O_EXCL : O_WRONLY;
-  Result<Fd> fd = sys::Open(regular ? temporary : path, flags, 0644);
+  const bool file = IsFileOrAbsent(path);
+  Result<Fd> fd = file ? CreateBeside(path) : sys::Open(path, O_WRONLY | O_APPEND);
   if (!fd) {
     return std::unexpected(std::move(fd).error().Within("cannot write the report").WithHint(
         "give --report a path in a folder that you can write to"));
   }
-  return ReportFile(path, std::move(temporary), *std::move(fd));
+  if (!file) return ReportFile(path, *std::move(fd));
+  ::unlink(Beside(path).c_str());
+  return ReportFile(path, Fd());
 }
 
-ReportFile::ReportFile(ReportFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      temporary_(std::exchange(other.temporary_, {})),
-      fd_(std::move(other.fd_)) {}
-
-ReportFile::~ReportFile() {
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+Result<> ReportFile::Write(const std::string& text) {
+  if (stream_.valid()) return sys::WriteAll(stream_.get(), std::as_bytes(std::span(text)));
+  const Fd file = TRY(CreateBeside(path_));
+  const auto fill = [&]() -> Result<> {
+    TRY(sys::WriteAll(file.get(), std::as_bytes(std::span(text))));
+    return sys::Rename(Beside(path_), path_);
+  };
+  Result<> filled = fill();
+  if (!filled) ::unlink(Beside(path_).c_str());
+  return filled;
 }
 
 Result<> ReportFile::Commit(const std::string& text) {
-  TRY(Within(sys::WriteAll(fd_.get(), std::as_bytes(std::span(text))),
-             [&] { return fmt::format("cannot write the report {}", path_); }));
-  if (temporary_.empty()) return {};
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0)
-    return std::unexpected(sys::ErrnoError(errno, "rename", path_));
-  temporary_.clear();
-  return {};
+  return Within(Write(text), [&] { return fmt::format("cannot write the report {}", path_); });
 }
 
 Result<uint64_t> MemoryOverhead() {

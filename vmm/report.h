@@ -12,24 +12,22 @@
 
 namespace crossbar {
 
-// The file of a report. Made before the VM, so that a path that cannot be written is an error at
-// once; unless Commit succeeds, nothing is left behind.
+// The file of a report. Opened before the VM is made, so that a path that cannot be written is an
+// error at once. Until Commit nothing of it exists: however we end, nothing is left behind.
 class ReportFile {
  public:
   static Result<ReportFile> Open(const std::string& path);
-  ReportFile(ReportFile&& other) noexcept;
-  ReportFile& operator=(ReportFile&&) = delete;
-  ~ReportFile();
 
+  // A file appears whole or not at all; a pipe, a device or a symbolic link (/dev/stdout) is written to.
   Result<> Commit(const std::string& text);
 
  private:
-  ReportFile(std::string path, std::string temporary, Fd fd)
-      : path_(std::move(path)), temporary_(std::move(temporary)), fd_(std::move(fd)) {}
+  ReportFile(std::string path, Fd stream) : path_(std::move(path)), stream_(std::move(stream)) {}
+  Result<> Write(const std::string& text);
+  static Result<Fd> CreateBeside(const std::string& path);
 
   std::string path_;
-  std::string temporary_;  // renamed to path_; empty: fd_ is path_ itself (a device or a pipe)
-  Fd fd_;
+  Fd stream_;  // of path_; not valid where it is a file, to be created beside its place and renamed
 };
 
 // The report's text. After Vm::Run.

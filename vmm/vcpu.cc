@@ -42,10 +42,8 @@ Result<std::unique_ptr<Vcpu>> Vcpu::Create(const Kvm& kvm, int vm_fd, uint32_t i
 
 Vcpu::~Vcpu() {
   CHECK(!thread_.joinable(), "vCPU {} still runs", id_);
-  if (run_ != nullptr) {
-    const Result<> unmapped = sys::Munmap(run_, run_size_);
-    CHECK(unmapped.has_value(), "{}", unmapped.error().message());
-  }
+  // Past the door for system calls: it cannot fail for what was mapped.
+  if (run_ != nullptr) CHECK(::munmap(run_, run_size_) == 0);
 }
 
 Result<> Vcpu::PrepareSignals() {
@@ -60,10 +58,12 @@ void Vcpu::Start(std::function<void()> before_first_run) {
   CHECK(!thread_.joinable());
   run_->immediate_exit = 0;
   thread_ = std::thread([this, before = std::move(before_first_run)] {
-    // Signals of the process are the main thread's; this one takes the kick alone.
+    // Signals of the process are the main thread's; this one takes the kick, and what a fault of our
+    // own raises: blocked, that would kill us past the handler that restores the terminal.
     sigset_t mask;
     ::sigfillset(&mask);
-    ::sigdelset(&mask, KickSignal());
+    for (const int own : {KickSignal(), SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT})
+      ::sigdelset(&mask, own);
     ::pthread_sigmask(SIG_SETMASK, &mask, nullptr);
     ::pthread_setname_np(::pthread_self(), fmt::format("vcpu{}", id_).c_str());
     if (before) before();
@@ -84,11 +84,7 @@ void Vcpu::Join() {
 void Vcpu::Run() {
   while (!around_.stop.requested()) {
     const int result = sys::TryIoctl(fd(), SYS_REQUEST(KVM_RUN), 0ul);
-    if (result < 0) {
-      HandleRunError(-result);
-    } else if (!HandleExit()) {
-      break;
-    }
+    if (!(result < 0 ? HandleRunError(-result) : HandleExit())) break;
   }
   // The exit that ended the loop may be half done (an IN whose value is still to be taken over):
   // one more entry, which returns at once, completes it, so that the registers are whole (KVM API,
@@ -97,16 +93,17 @@ void Vcpu::Run() {
   (void)sys::TryIoctl(fd(), SYS_REQUEST(KVM_RUN), 0ul);
 }
 
-void Vcpu::HandleRunError(int error) {
+bool Vcpu::HandleRunError(int error) {
   if (error == EINTR || error == EAGAIN) {
     Count(exits_.interrupted);
-    return;
+    return __atomic_load_n(&run_->immediate_exit, __ATOMIC_SEQ_CST) == 0;  // Kick sets it
   }
   // The exit reason means nothing here: it may be the last exit's (Linux 6.1).
-  if (error == EFAULT && faults_.OnRunFault()) return;
+  if (error == EFAULT && faults_.OnRunFault()) return true;
   around_.stop.Request(StopRequest::Reason::kHostError, ExitStatus::kHostError,
                        fmt::format("vCPU {}: KVM_RUN: {} ({})", id_, sys::ErrnoText(error),
                                    Where()));
+  return false;
 }
 
 bool Vcpu::HandleExit() {

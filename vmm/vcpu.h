@@ -52,9 +52,9 @@ class Vcpu {
 
   // `before_first_run` is called on the vCPU thread right before its first KVM_RUN.
   void Start(std::function<void()> before_first_run = {});
-  // Makes KVM_RUN return soon. Any thread.
+  // Ends the run loop soon. Any thread.
   void Kick();
-  // Waits for the thread to end; Kick after StopSignal was raised makes it.
+  // Waits for the thread to end; after Kick.
   void Join();
 
   // The run loop itself, for callers that bring their own thread (benchmarks).
@@ -67,10 +67,11 @@ class Vcpu {
  private:
   Vcpu(Fd fd, uint32_t id, Surroundings surroundings);
 
+  // Both: whether the guest runs on.
   bool HandleExit();
   void HandlePio();
   void HandleMmio();
-  void HandleRunError(int error);
+  bool HandleRunError(int error);
   void Crash(std::string facts);
   std::string Where();  // "rip 0x...": for messages
 

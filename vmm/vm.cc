@@ -28,12 +28,14 @@ constexpr std::array kStopSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 Result<> CheckHostHas(uint64_t bytes) {
   const auto host = static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * kPageSize;
   if (bytes <= host) return {};
-  return Fail("--memory: {} MiB is more than the host's {} MiB", bytes / kMiB, host / kMiB);
+  return std::unexpected(
+      Error::Of("--memory: {} MiB is more than the host's {} MiB", bytes / kMiB, host / kMiB)
+          .WithHint("lower --memory"));
 }
 
 Result<> CheckCpus(unsigned wanted, const Kvm& kvm) {
   if (wanted <= kvm.max_vcpus()) return {};
-  return Fail("--cpus: {} is more than the {} that this host's KVM allows", wanted,
+  return Fail("--cpus: {} is more than this host's KVM allows; give at most {}", wanted,
               kvm.max_vcpus());
 }
 
@@ -110,10 +112,11 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
 }
 
 Result<> Vm::OpenImages() {
-  kernel_ = TRY(FdImage::Open(options_.kernel));
-  if (!options_.initrd.empty()) initrd_ = TRY(FdImage::Open(options_.initrd));
+  kernel_ = TRY(Within(FdImage::Open(options_.kernel), [] { return "--kernel"; }));
+  if (!options_.initrd.empty())
+    initrd_ = TRY(Within(FdImage::Open(options_.initrd), [] { return "--initrd"; }));
   for (const RunOptions::Module& module : options_.modules)
-    modules_.push_back(TRY(FdImage::Open(module.path)));
+    modules_.push_back(TRY(Within(FdImage::Open(module.path), [] { return "--module"; })));
   return {};
 }
 
@@ -170,14 +173,14 @@ Result<> Vm::WatchSignals() {
   for (const int signal : kStopSignals) ::sigaddset(&set, signal);
   ::sigaddset(&set, SIGTSTP);
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  signals_ = Fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!signals_.valid()) return std::unexpected(sys::ErrnoError(errno, "signalfd"));
+  signals_ = TRY(sys::SignalFd(set));
   return loop_.Add(signals_.get(), [this] { return HandleSignal(); });
 }
 
 Result<> Vm::HandleSignal() {
   signalfd_siginfo info{};
-  TRY(sys::Read(signals_.get(), std::as_writable_bytes(std::span(&info, 1))));
+  TRY(Within(sys::Read(signals_.get(), std::as_writable_bytes(std::span(&info, 1))),
+             [] { return "cannot take signals"; }));
   if (info.ssi_signo == SIGTSTP) {
     RawTerminal* terminal = console_->terminal();
     if (terminal != nullptr) terminal->Suspend();

@@ -59,8 +59,7 @@ Result<> X86Devices::AttachTo(TrapBus& pio, TrapBus& mmio, const PlatformInfo& p
 }
 
 void X86Devices::Reset() {
-  for (const std::shared_ptr<PciFunction>& function : pci_.root_bus().Functions())
-    function->Reset();
+  pci_.Reset();
   cf8_->Reset();
   reset_control_.Reset();
   sleep_control_->Reset();
