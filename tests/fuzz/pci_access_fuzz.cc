@@ -40,13 +40,7 @@ struct ModelFunction {
 
 class Function : public PciFunction {
  public:
-  explicit Function(const ModelFunction& model) {
-    for (uint16_t at = 0; at < 4096; ++at) {
-      config_.Set<uint8_t>(at, model.bytes[at]);
-      config_.SetWritable<uint8_t>(at, model.writable[at]);
-      config_.SetWriteOneToClear<uint8_t>(at, model.clearable[at]);
-    }
-  }
+  explicit Function(const PciConfigSpace& config) : config_(config) {}
   uint32_t ReadConfig(uint16_t offset, unsigned size) override {
     CheckNatural(offset, size);
     return config_.Read(offset, size);
@@ -66,19 +60,34 @@ class Function : public PciFunction {
   PciConfigSpace config_;
 };
 
-ModelFunction RandomFunction(uint32_t seed) {
+// One of a few functions with random contents and masks, made once: the same thing said twice.
+struct Kind {
   ModelFunction model;
+  PciConfigSpace config;
+};
+
+Kind MakeKind(uint32_t seed) {
+  Kind kind;
   std::minstd_rand random(seed);
-  for (unsigned at = 0; at < 4096; ++at) {
-    model.bytes[at] = static_cast<uint8_t>(random() >> 8);
+  for (uint16_t at = 0; at < 4096; ++at) {
+    const auto contents = static_cast<uint8_t>(random() >> 8);
     const auto mask = static_cast<uint8_t>(random() >> 8);
-    const unsigned kind = random() % 4;
-    model.writable[at] = kind == 0 ? mask : kind == 1 ? 0xff : 0;
-    model.clearable[at] = kind == 2 ? mask : 0;
+    const unsigned choice = at == PCI_HEADER_TYPE ? 3 : random() % 4;
+    const uint8_t writable = choice == 0 ? mask : choice != 3 ? 0xff : 0;
+    const uint8_t clearable = choice == 2 ? mask : 0;
+    kind.model.bytes[at] = at == PCI_HEADER_TYPE ? 0 : contents;
+    kind.model.writable[at] = writable;
+    kind.model.clearable[at] = clearable;
+    kind.config.Set<uint8_t>(at, kind.model.bytes[at]);
+    kind.config.SetWritable<uint8_t>(at, writable);
+    kind.config.SetWriteOneToClear<uint8_t>(at, clearable);
   }
-  model.bytes[PCI_HEADER_TYPE] = 0;
-  model.writable[PCI_HEADER_TYPE] = model.clearable[PCI_HEADER_TYPE] = 0;
-  return model;
+  return kind;
+}
+
+const Kind& PickKind(unsigned choice) {
+  static const std::array<Kind, 4> kKinds = {MakeKind(1), MakeKind(2), MakeKind(3), MakeKind(4)};
+  return kKinds[choice % kKinds.size()];
 }
 
 class Machine {
@@ -112,12 +121,12 @@ class Machine {
         address_ = 0;
         break;
       default:
-        PortWrite(input.InRange(kCf8 - 4, kCf8 + 11), 1u << input.InRange(0, 2),
-                  input.InRange(0, 1) == 1 ? 0x80000000 | static_cast<uint32_t>(ecam_offset >> 4)
-                                           : input.Number<uint32_t>());
+        PortWrite(input, 0x80000000 | static_cast<uint32_t>(ecam_offset >> 4));
         break;
     }
+    CheckAddressRegister();
     CompareAccessMethods(ecam_offset);
+    CheckAddressRegister();
     CHECK(resets_ == expected_resets_, "{} resets, not {}", resets_, expected_resets_);
   }
 
@@ -158,11 +167,12 @@ class Machine {
     const PciDevfn devfn{device, static_cast<uint8_t>(input.InRange(0, 9))};
     const unsigned index = devfn.device * 8u + devfn.function;
     if (input.InRange(0, 1) == 1) {
-      const ModelFunction model = RandomFunction(input.Number<uint8_t>());
+      const Kind& kind = PickKind(input.Number<uint8_t>());
       const bool expected = devfn.function < 8 && !models_.contains(index);
-      const bool added = root_.root_bus().Add(devfn, std::make_shared<Function>(model)).has_value();
+      const bool added =
+          root_.root_bus().Add(devfn, std::make_shared<Function>(kind.config)).has_value();
       CHECK(added == expected, "{}", devfn);
-      if (added) models_.emplace(index, model);
+      if (added) models_.emplace(index, kind.model);
     } else {
       const bool removed = root_.root_bus().Remove(devfn) != nullptr;
       CHECK(removed == (devfn.function < 8 && models_.erase(index) == 1), "{}", devfn);
@@ -203,7 +213,10 @@ class Machine {
     CHECK(data[0] == expected, "port {:#x}: {:#x}, not {:#x}", port, data[0], expected);
   }
 
-  void PortWrite(uint64_t port, unsigned size, uint32_t value) {
+  void PortWrite(fuzz::FuzzInput& input, uint32_t likely_value) {
+    const uint64_t port = input.InRange(kCf8 - 4, kCf8 + 11);
+    const unsigned size = 1u << input.InRange(0, 2);
+    const uint32_t value = input.InRange(0, 1) == 1 ? likely_value : input.Number<uint32_t>();
     std::array<uint8_t, 4> data;
     std::memcpy(data.data(), &value, 4);
     // Bytes, where the access leaves the ports; a byte at 0xcf9 is then a byte.
@@ -232,10 +245,14 @@ class Machine {
     CHECK(by_ecam == by_port, "at {:#x}", offset);
     std::memcpy(data.data(), &address_, 4);
     ports_cursor_.Write(kCf8, data.data(), 4);
-    uint32_t back = 0;
+  }
+
+  void CheckAddressRegister() {
+    std::array<uint8_t, 4> data = {};
     ports_cursor_.Read(kCf8, data.data(), 4);
-    std::memcpy(&back, data.data(), 4);
-    CHECK(back == address_, "{:#x}, not {:#x}", back, address_);
+    uint32_t address = 0;
+    std::memcpy(&address, data.data(), 4);
+    CHECK(address == address_, "{:#x}, not {:#x}", address, address_);
   }
 
   uint64_t resets_ = 0;
@@ -257,7 +274,8 @@ class Machine {
 void FuzzLists(fuzz::FuzzInput& input) {
   PciConfigSpace config;
   while (!input.empty()) {
-    config.Set<uint32_t>(input.Number<uint16_t>() & 0xffc, input.Number<uint32_t>());
+    const uint16_t at = input.Number<uint16_t>() & 0xffc;
+    config.Set<uint32_t>(at, input.Number<uint32_t>());
   }
   const size_t before = config.Capabilities().size();
   const size_t extended_before = config.ExtendedCapabilities().size();

@@ -55,7 +55,8 @@ class Machine {
                                    kSleepControl, kSleepStatus, kCf8 + 1};
     uint64_t port = input.Number<uint16_t>();
     if (port % 8 != 0) {
-      port = kPorts[input.InRange(0, std::size(kPorts) - 1)] + input.InRange(0, 9) - 5;
+      const uint64_t near = kPorts[input.InRange(0, std::size(kPorts) - 1)];
+      port = near + input.InRange(0, 9) - 5;
     }
     const unsigned size = input.InRange(1, 8);
     std::array<uint8_t, 8> data = {};

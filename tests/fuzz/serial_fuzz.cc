@@ -31,12 +31,14 @@ struct Output : SerialOutput {
 struct Model {
   unsigned ier = 0, lcr = 0, mcr = 0, scr = 0, dll = 12, dlm = 0;
   bool fifos = false, thre = false, overrun = false;
+  bool attended = false;  // FIFOs on, receive interrupts on, or LSR read: bytes may arrive
   size_t trigger = 1;
   unsigned deltas = 0;
   std::deque<unsigned> rx;
   std::string sent;
 
   size_t room() const { return (fifos ? 16 : 1) - rx.size(); }
+  bool receiving() const { return attended && !(mcr & 0x10); }
 
   unsigned ModemStatus() const {
     if (!(mcr & 0x10)) return 0xb0;
@@ -77,6 +79,7 @@ struct Model {
       case 5:
         value = 0x60u | (rx.empty() ? 0 : 1) | (overrun ? 2 : 0);
         overrun = false;
+        attended = true;
         return value;
       case 6:
         value = ModemStatus() | deltas;
@@ -122,12 +125,14 @@ struct Model {
         }
         if ((value & 2) && !(ier & 2)) thre = true;
         ier = value & 0xf;
+        attended |= (value & 1) != 0;
         break;
       case 2: {
         constexpr size_t kTriggers[] = {1, 4, 8, 14};
         const bool enable = value & 1;
         if (enable != fifos || (enable && (value & 2))) rx.clear();
         fifos = enable;
+        attended |= enable;
         trigger = enable ? kTriggers[value >> 6] : 1;
         break;
       }
@@ -174,7 +179,7 @@ class Machine {
           model_.sent.size());
     CHECK(spaces_ <= short_receives_, "{} announcements for {}", spaces_, short_receives_);
     // Whatever the guest did: with room for input, nobody is left waiting.
-    const bool could_take = model_.rx.empty() && !(model_.mcr & 0x10);
+    const bool could_take = model_.rx.empty() && model_.receiving();
     CHECK(!could_take || !waiting_, "the console waits, and the FIFO is empty");
   }
 
@@ -194,7 +199,7 @@ class Machine {
   }
 
   void Receive(std::span<const std::byte> data) {
-    const size_t expected = model_.mcr & 0x10 ? 0 : std::min(model_.room(), data.size());
+    const size_t expected = model_.receiving() ? std::min(model_.room(), data.size()) : 0;
     if (expected < data.size()) {
       waiting_ = true;
       ++short_receives_;

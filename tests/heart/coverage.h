@@ -1,5 +1,6 @@
-// Counts what the property test has done, by operation and by class of outcome, so that it is visible
-// that the rare paths are reached. A class that is not in the list is a mistake of the test.
+// Counts what the property test has done, by operation and by class of outcome, so that it is
+// visible that the rare paths are reached. A class that is not in the list is a mistake of the
+// test.
 #pragma once
 
 #include <cstdint>

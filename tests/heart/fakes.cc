@@ -22,7 +22,10 @@ bool Collide(const IoEvent& a, const IoEvent& b) {
 }  // namespace
 
 Result<uint32_t> FakeKvm::Add(GuestRange range, Hva host, bool read_only) {
-  Event event{.kind = Kind::kSlotAdd, .range = range, .host = host, .read_only = read_only};
+  Event event(Kind::kSlotAdd);
+  event.range = range;
+  event.host = host;
+  event.read_only = read_only;
   if (!PageAligned(range)) world_.Violation(fmt::format("memslot {} is not whole pages", range));
   if (host.value() == 0) world_.Violation(fmt::format("memslot {} without a host address", range));
   Error error(EINVAL, "KVM_SET_USER_MEMORY_REGION: injected");
@@ -47,7 +50,8 @@ Result<uint32_t> FakeKvm::Add(GuestRange range, Hva host, bool read_only) {
 }
 
 Result<> FakeKvm::Remove(uint32_t number) {
-  Event event{.kind = Kind::kSlotRemove, .id = number};
+  Event event(Kind::kSlotRemove);
+  event.id = number;
   const auto found = slots_.find(number);
   if (found == slots_.end()) {
     world_.Violation(fmt::format("memslot {} removed, and there is none", number));
@@ -64,7 +68,8 @@ Result<> FakeKvm::Remove(uint32_t number) {
 }
 
 Result<> FakeKvm::AddIoEvent(const IoEvent& io) {
-  Event event{.kind = Kind::kIoAdd, .io = io};
+  Event event(Kind::kIoAdd);
+  event.io = io;
   event.outcome = world_.Fate(Kind::kIoAdd, -1, io.address.value());
   const bool collides =
       std::ranges::any_of(events_, [&](const IoEvent& other) { return Collide(io, other); });
@@ -77,7 +82,8 @@ Result<> FakeKvm::AddIoEvent(const IoEvent& io) {
 }
 
 Result<> FakeKvm::RemoveIoEvent(const IoEvent& io) {
-  Event event{.kind = Kind::kIoRemove, .io = io};
+  Event event(Kind::kIoRemove);
+  event.io = io;
   event.outcome = world_.Fate(Kind::kIoRemove, -1, io.address.value());
   const auto found =
       std::ranges::find_if(events_, [&](const IoEvent& other) { return SameEvent(io, other); });
@@ -104,15 +110,16 @@ std::optional<std::string> FakeDomain::Refuses(GuestRange range, const Backing& 
   if (rules_.needs_dma_buf && !backing.dma_buf) return "no dma-buf";
   if (rules_.needs_file && !backing.file) return "no file";
   if (range.last().value() > rules_.bar_limit) return "the IOVA is outside its ranges";
-  const auto bars = std::ranges::count_if(mapped_, [](const auto& entry) {
-    return entry.second.backing.kind == Backing::Kind::kBar;
-  });
+  const auto bars = std::ranges::count_if(
+      mapped_, [](const auto& entry) { return entry.second.backing.kind == Backing::Kind::kBar; });
   if (static_cast<size_t>(bars) >= rules_.max_bars) return "its limit is reached";
   return std::nullopt;
 }
 
 Result<std::string> FakeDomain::Map(GuestRange range, const Backing& backing) {
-  Event event{.kind = Kind::kMap, .domain = number_, .range = range, .backing = backing};
+  Event event(Kind::kMap, number_);
+  event.range = range;
+  event.backing = backing;
   if (forbidden_) world_.Violation(fmt::format("map {} in {}, which is gone", range, name()));
   if (!PageAligned(range)) world_.Violation(fmt::format("map {}: not whole pages", range));
   if (backing.kind == Backing::Kind::kBar && !backing.peers_may_map) {
@@ -147,9 +154,9 @@ Result<std::string> FakeDomain::Map(GuestRange range, const Backing& backing) {
 
 bool FakeDomain::alive() const {
   if (forbidden_) world_.Violation(fmt::format("asked {}, which is gone, whether it is", name()));
-  world_.Record(Event{.kind = Kind::kAlive,
-                      .outcome = gone_ ? Outcome::kDead : Outcome::kOk,
-                      .domain = number_});
+  Event event(Kind::kAlive, number_);
+  event.outcome = gone_ ? Outcome::kDead : Outcome::kOk;
+  world_.Record(std::move(event));
   return !gone_;
 }
 
@@ -164,8 +171,10 @@ DmaDomain::UnmapTicket FakeDomain::StartUnmap(GuestRange range) {
     if (started == range) world_.Violation(fmt::format("unmap {} is under way twice", range));
   }
   tickets_[ticket] = range;
-  world_.Record(
-      Event{.kind = Kind::kStartUnmap, .domain = number_, .id = ticket, .range = range});
+  Event event(Kind::kStartUnmap, number_);
+  event.id = ticket;
+  event.range = range;
+  world_.Record(std::move(event));
   return ticket;
 }
 
@@ -177,7 +186,9 @@ DmaDomain::Unmapped FakeDomain::AwaitUnmap(UnmapTicket ticket, Deadline deadline
   }
   const GuestRange range = found->second;
   tickets_.erase(found);
-  Event event{.kind = Kind::kAwaitUnmap, .domain = number_, .id = ticket, .range = range};
+  Event event(Kind::kAwaitUnmap, number_);
+  event.id = ticket;
+  event.range = range;
   event.deadline = deadline;
   event.outcome = world_.Fate(Kind::kAwaitUnmap, number_, range.start.value());
   if (event.outcome == Outcome::kDead) Die();
@@ -188,10 +199,18 @@ DmaDomain::Unmapped FakeDomain::AwaitUnmap(UnmapTicket ticket, Deadline deadline
   world_.Record(std::move(event));
   Unmapped result;
   switch (outcome) {
-    case Outcome::kOk: result.bytes = range.size; break;
-    case Outcome::kShort: result.bytes = range.size - kPageSize; break;
-    case Outcome::kDead: result.state = Unmapped::State::kDead; break;
-    case Outcome::kUnrevoked: result.state = Unmapped::State::kUnrevoked; break;
+    case Outcome::kOk:
+      result.bytes = range.size;
+      break;
+    case Outcome::kShort:
+      result.bytes = range.size - kPageSize;
+      break;
+    case Outcome::kDead:
+      result.state = Unmapped::State::kDead;
+      break;
+    case Outcome::kUnrevoked:
+      result.state = Unmapped::State::kUnrevoked;
+      break;
     case Outcome::kFailed:
       result.state = Unmapped::State::kFailed;
       result.error = Error(EBUSY, "injected");

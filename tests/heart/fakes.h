@@ -1,8 +1,8 @@
 // Strict fakes of KVM and of DMA domains for the heart's property test.
 //
-// They do what the contracts in memory/ demand of the real ones and complain (World::Violation) where
-// AddressSpace breaks its side: an overlap, an unmap of what was never mapped, a ticket awaited
-// twice, any call to a domain that it knows is dead or that has left.
+// They do what the contracts in memory/ demand of the real ones and complain (World::Violation)
+// where AddressSpace breaks its side: an overlap, an unmap of what was never mapped, a ticket
+// awaited twice, any call to a domain that it knows is dead or that has left.
 #pragma once
 
 #include <map>
@@ -81,7 +81,9 @@ class FakeOwner : public BarOwner {
  public:
   FakeOwner(World& world, int number) : world_(world), number_(number) {}
   std::string bar_owner_name() const override { return fmt::format("0000:0{}:00.0", number_); }
-  void OnVanished(Gpa /*address*/) override { world_.Violation("AddressSpace called a BAR's owner"); }
+  void OnVanished(Gpa /*address*/) override {
+    world_.Violation("AddressSpace called a BAR's owner");
+  }
 
  private:
   World& world_;

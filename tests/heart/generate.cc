@@ -6,7 +6,9 @@ namespace crossbar::heart {
 namespace {
 
 // The first byte of the last `pages` pages of the space.
-constexpr uint64_t Top(uint64_t pages) { return ~0ull - pages * kPageSize + 1; }
+constexpr uint64_t Top(uint64_t pages) {
+  return ~0ull - pages * kPageSize + 1;
+}
 
 }  // namespace
 
@@ -82,11 +84,11 @@ AddressSpace::Placement Generator::NewPlacement(Rng& rng) {
   for (uint64_t i = 0; i < pieces; ++i) {
     GuestRange range = NewRange(rng);
     const auto overlaps = [&](const auto& other) { return other.range.Overlaps(range); };
-    // Pieces of one placement seldom overlap.
+    // Pieces of one placement never overlap: it is one BAR, or RAM.
     for (int tries = 0; tries < 4 && std::ranges::any_of(placement.pieces, overlaps); ++tries) {
       range = NewRange(rng);
     }
-    if (!rng.OneIn(20) && std::ranges::any_of(placement.pieces, overlaps)) continue;
+    if (std::ranges::any_of(placement.pieces, overlaps)) continue;
     placement.pieces.push_back({range, NewBacking(range, rng)});
     Remember(range, placement.pieces.back().backing.host);
   }
@@ -116,17 +118,24 @@ AddressSpace::Placement Generator::Moved(const AddressSpace::Placement& placemen
 DomainRules Generator::NewRules(Rng& rng) const {
   DomainRules rules;
   switch (rng.Below(4)) {
-    case 0: rules.needs_host = true; break;
-    case 1: rules.needs_dma_buf = true; break;
-    case 2: rules.needs_file = true; break;
-    default: break;  // It takes all, and forwards what it has no handle for.
+    case 0:
+      rules.needs_host = true;
+      break;
+    case 1:
+      rules.needs_dma_buf = true;
+      break;
+    case 2:
+      rules.needs_file = true;
+      break;
+    default:
+      break;  // It takes all, and forwards what it has no handle for.
   }
   if (rng.OneIn(4)) rules.bar_limit = k4GiB - 1;
   if (rng.OneIn(4)) rules.max_bars = rng.Between(0, 6);
   return rules;
 }
 
-std::vector<Fault> Generator::NewFaults(Rng& rng) const {
+std::vector<Fault> Generator::NewFaults(Rng& rng, bool placing) const {
   using Kind = Event::Kind;
   using Outcome = Event::Outcome;
   std::vector<Fault> faults;
@@ -134,20 +143,32 @@ std::vector<Fault> Generator::NewFaults(Rng& rng) const {
   const uint64_t count = rng.OneIn(3) ? rng.Between(2, 4) : 1;
   for (uint64_t i = 0; i < count; ++i) {
     Fault fault;
-    switch (rng.Below(10)) {
-      case 0: fault.kind = Kind::kSlotAdd; break;
-      case 1: fault.kind = Kind::kSlotRemove; break;
-      case 2: fault.kind = Kind::kIoAdd; break;
-      case 3: fault.kind = Kind::kIoRemove; break;
-      case 4: fault.kind = Kind::kMap; break;
-      case 5:
+    // The first half are of calls that place.
+    switch (rng.Below(placing && rng.OneIn(2) ? 5 : 10)) {
+      case 0:
+        fault.kind = Kind::kSlotAdd;
+        break;
+      case 1:
+        fault.kind = Kind::kIoAdd;
+        break;
+      case 2:
+      case 3:
+        fault.kind = Kind::kMap;
+        break;
+      case 4:
         fault.kind = Kind::kMap;
         fault.outcome = Outcome::kDead;
         break;
+      case 5:
+        fault.kind = Kind::kSlotRemove;
+        break;
+      case 6:
+        fault.kind = Kind::kIoRemove;
+        break;
       default:
         fault.kind = Kind::kAwaitUnmap;
-        fault.outcome = std::array<Outcome, 4>{Outcome::kFailed, Outcome::kShort, Outcome::kUnrevoked,
-                                               Outcome::kDead}[rng.Below(4)];
+        fault.outcome = std::array<Outcome, 4>{Outcome::kFailed, Outcome::kShort,
+                                               Outcome::kUnrevoked, Outcome::kDead}[rng.Below(4)];
         break;
     }
     fault.nth = static_cast<unsigned>(rng.OneIn(3) ? rng.Below(12) : rng.Below(3));
@@ -165,11 +186,16 @@ Gpa Generator::AnyGpa(Rng& rng) const {
   }
   const GuestRange& range = ranges_[rng.Below(ranges_.size())];
   switch (rng.Below(5)) {
-    case 0: return range.start;
-    case 1: return range.empty() ? Gpa(0) : range.last();
-    case 2: return range.end();
-    case 3: return Gpa(range.start.value() - 1);
-    default: return range.start + rng.Below(range.size | 1);
+    case 0:
+      return range.start;
+    case 1:
+      return range.empty() ? Gpa(0) : range.last();
+    case 2:
+      return range.end();
+    case 3:
+      return Gpa(range.start.value() - 1);
+    default:
+      return range.start + rng.Below(range.size | 1);
   }
 }
 
@@ -178,11 +204,16 @@ Hva Generator::AnyHva(Rng& rng) const {
   const auto& [host, size] = hosts_[rng.Below(hosts_.size())];
   if (host.value() == 0) return Hva(rng.Below(2));
   switch (rng.Below(5)) {
-    case 0: return host;
-    case 1: return host + (size - 1);
-    case 2: return host + size;
-    case 3: return Hva(host.value() - 1);
-    default: return host + rng.Below(size);
+    case 0:
+      return host;
+    case 1:
+      return host + (size - 1);
+    case 2:
+      return host + size;
+    case 3:
+      return Hva(host.value() - 1);
+    default:
+      return host + rng.Below(size);
   }
 }
 

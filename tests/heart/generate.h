@@ -1,5 +1,6 @@
-// Random placements, domains and faults for the heart's property test: few addresses, so that things
-// meet, at the places where arithmetic goes wrong: page 0, around 4 GiB, the top of the space.
+// Random placements, domains and faults for the heart's property test: few addresses, so that
+// things meet, at the places where arithmetic goes wrong: page 0, around 4 GiB, the top of the
+// space.
 #pragma once
 
 #include <array>
@@ -19,7 +20,8 @@ class Generator {
   // The same pieces elsewhere, as when a BAR is rewritten.
   AddressSpace::Placement Moved(const AddressSpace::Placement& placement, Rng& rng);
   DomainRules NewRules(Rng& rng) const;
-  std::vector<Fault> NewFaults(Rng& rng) const;
+  // `placing`: for an operation that maps more than it unmaps.
+  std::vector<Fault> NewFaults(Rng& rng, bool placing) const;
   // An address at or near an edge of something that was placed, or anywhere.
   Gpa AnyGpa(Rng& rng) const;
   Hva AnyHva(Rng& rng) const;

@@ -1,4 +1,5 @@
-// The model's books, and the operations on domains, demotions and pins. Placing and zapping: model_trace.cc.
+// The model's books, and the operations on domains, demotions and pins. Placing and zapping:
+// model_trace.cc.
 #include "tests/heart/model.h"
 
 #include <algorithm>
@@ -44,17 +45,8 @@ bool Model::Overlaps(const Placement& placement) const {
   return false;
 }
 
-bool Model::OverlapsItself(const Placement& placement) const {
-  for (size_t i = 0; i < placement.pieces.size(); ++i) {
-    for (size_t j = 0; j < i; ++j) {
-      if (placement.pieces[i].range.Overlaps(placement.pieces[j].range)) return true;
-    }
-  }
-  return false;
-}
-
 std::set<Gpa> Model::StuckIn(const FakeDomain& fake) const {
-  const auto found = stuck_.find(&fake);
+  const auto found = stuck_.find(fake.number());
   return found == stuck_.end() ? std::set<Gpa>{} : found->second;
 }
 
@@ -71,33 +63,30 @@ void Model::Bury(Domain& domain) {
   domain.bars.clear();
   // A server that is gone reaches nothing any more, whatever it answered before.
   domain.unrevoked.clear();
-  stuck_.erase(domain.fake);
+  stuck_.erase(domain.fake->number());
   domain.fake->Forbid();
   changed_ = true;
-}
-
-P2pMatrix::Cell Model::CellOf(const std::string& initiator, GuestRange range,
-                              const Backing& backing) {
-  P2pMatrix::Cell cell;
-  cell.initiator = initiator;
-  if (backing.owner != nullptr) cell.target = backing.owner->bar_owner_name();
-  cell.bar = backing.bar;
-  cell.bar_offset = backing.bar_offset;
-  cell.range = range;
-  return cell;
 }
 
 void Model::NoteUnrevoked(Domain& domain, GuestRange range) {
   const auto found = leaving_.find(range.start);
   if (found == leaving_.end() || found->second.backing.kind != Backing::Kind::kBar) return;
-  P2pMatrix::Cell cell = CellOf(domain.fake->name(), range, found->second.backing);
-  cell.state = State::kUnrevoked;
-  domain.unrevoked.emplace(range.start, std::move(cell));
+  const Backing& backing = found->second.backing;
+  // What it kept before at the same place is the same thing.
+  std::erase_if(domain.unrevoked, [&](const auto& other) {
+    const Unrevoked& kept = other.second;
+    return kept.range == range && kept.backing.bar == backing.bar &&
+           kept.backing.bar_offset == backing.bar_offset &&
+           kept.backing.owner->bar_owner_name() == backing.owner->bar_owner_name();
+  });
+  domain.unrevoked.emplace(range.start, Unrevoked{range, backing, Cell{State::kUnrevoked, "", {}}});
   changed_ = true;
 }
 
 bool Model::AddDomain(FakeDomain& fake, Cursor& cursor) {
-  Domain domain{.fake = &fake};
+  may_count_ = true;
+  Domain domain;
+  domain.fake = &fake;
   std::vector<Unmap> mapped;
   bool failed = false;
   // In order of address.
@@ -141,18 +130,22 @@ bool Model::AddDomain(FakeDomain& fake, Cursor& cursor) {
     ReadUnmaps(mapped, 0, cursor);
     leaving_.clear();
     domains_.pop_back();
+    changed_ = false;  // It never joined.
     return false;
   }
-  coverage_.Count(live_.empty() ? "domain joined an empty space" : "domain joined, pieces replayed");
+  coverage_.Count(live_.empty() ? "domain joined an empty space"
+                                : "domain joined, pieces replayed");
   changed_ = changed_ || !live_.empty();
   return true;
 }
 
 void Model::EndDomain(FakeDomain& fake, Cursor& cursor) {
+  may_count_ = true;
   Domain* domain = FindDomain(fake.number());
   if (domain == nullptr) Differ("the model has lost {}", fake.name());
-  coverage_.Count(domain->dead ? "dead domain left"
-                               : domain->mapped.empty() ? "empty domain left" : "domain left");
+  coverage_.Count(domain->dead             ? "dead domain left"
+                  : domain->mapped.empty() ? "empty domain left"
+                                           : "domain left");
   if (!domain->dead) {
     std::vector<Unmap> unmaps;
     for (const Gpa start : domain->mapped) unmaps.push_back({&fake, live_.at(start).range});
@@ -174,6 +167,7 @@ void Model::MarkDead(FakeDomain& fake) {
 }
 
 size_t Model::BeginDemotion(Cursor& cursor) {
+  may_count_ = true;
   std::set<uint32_t> numbers;
   for (const auto& [start, piece] : live_) {
     if (piece.backing.kind == Backing::Kind::kBar && piece.slot) numbers.insert(*piece.slot);
@@ -184,11 +178,9 @@ size_t Model::BeginDemotion(Cursor& cursor) {
   cursor.End();
   size_t demoted = 0;
   for (auto& [start, piece] : live_) {
-    if (piece.backing.kind != Backing::Kind::kBar || !piece.slot) continue;
-    if (slots_.contains(*piece.slot)) {
-      coverage_.Count("demotion: slot stuck");
-      continue;
-    }
+    if (piece.backing.kind != Backing::Kind::kBar || piece.backing.host.value() == 0) continue;
+    if (piece.slot && slots_.contains(*piece.slot)) coverage_.Count("demotion: slot stuck");
+    // One that is stuck is KVM's alone from now on: the VM stops.
     piece.slot.reset();
     ++demoted;
   }
@@ -196,6 +188,7 @@ size_t Model::BeginDemotion(Cursor& cursor) {
 }
 
 void Model::EndDemotion(Cursor& cursor) {
+  may_count_ = true;
   if (--demotions_ != 0) return cursor.End();
   std::set<Gpa> missing;
   for (const auto& [start, piece] : live_) {

@@ -1,10 +1,11 @@
-// The reference model of AddressSpace, written from the contracts in memory/*.h and DESIGN.md 3 and 4.
+// The reference model of AddressSpace, written from the contracts in memory/*.h and DESIGN.md 3
+// and 4.
 //
 // It keeps what ought to be placed where in plain containers, and reads the trace of each operation
-// against the rules: which calls must be there, in which order, and none besides. Where the contract
-// leaves an order open (which slot of a placement comes first), the model takes any. What a call that
-// fails leads to it learns from the outcome in the trace; what AddressSpace said of it the session
-// compares afterwards.
+// against the rules: which calls must be there, in which order, and none besides. Where the
+// contract leaves an order open (which slot of a placement comes first), the model takes any. What
+// a call that fails leads to it learns from the outcome in the trace; what AddressSpace said of it
+// the session compares afterwards.
 #pragma once
 
 #include <map>
@@ -52,12 +53,18 @@ class Model {
     std::string text;                        // what `detail` is (mapped), or holds (refused)
     std::optional<Clock::time_point> since;  // once it was seen
   };
+  // A BAR piece that a foreign server may still reach.
+  struct Unrevoked {
+    GuestRange range;
+    Backing backing;
+    Cell cell;
+  };
   struct Domain {
     FakeDomain* fake = nullptr;
     bool dead = false;
     std::set<Gpa> mapped;
     std::map<Gpa, Cell> bars;
-    std::multimap<Gpa, P2pMatrix::Cell> unrevoked;
+    std::multimap<Gpa, Unrevoked> unrevoked;
   };
   struct Live {
     uint64_t record = 0;
@@ -79,7 +86,7 @@ class Model {
   bool AddDomain(FakeDomain& fake, Cursor& cursor);
   void EndDomain(FakeDomain& fake, Cursor& cursor);
   void MarkDead(FakeDomain& fake);
-  // How many slots go away.
+  // How many pieces trap.
   size_t BeginDemotion(Cursor& cursor);
   void EndDemotion(Cursor& cursor);
   void Pin(uint64_t piece) { pins_.insert(piece); }
@@ -88,7 +95,6 @@ class Model {
   // The books.
   const Live* Find(Gpa address) const;
   bool Overlaps(const Placement& placement) const;
-  bool OverlapsItself(const Placement& placement) const;
   bool IsLive(uint64_t id) const;
   const std::map<Gpa, Live>& live() const { return live_; }
   const std::map<uint64_t, Record>& records() const { return records_; }
@@ -101,8 +107,10 @@ class Model {
   bool pinned(uint64_t piece) const { return pins_.contains(piece); }
   // Whether the last operation changed what is placed or which domain has it.
   bool changed() const { return changed_; }
-  void StartOperation() { changed_ = false; }
-  size_t unsafe() const { return unsafe_; }
+  // Or may count as such: a domain without pieces comes or goes.
+  bool may_count() const { return changed_ || may_count_; }
+  void StartOperation() { changed_ = may_count_ = false; }
+  unsigned tries() const { return tries_; }
 
  private:
   struct Unmap {
@@ -132,8 +140,6 @@ class Model {
   void Bury(Domain& domain);
   void NoteUnrevoked(Domain& domain, GuestRange range);
   Domain* FindDomain(int number);
-  static P2pMatrix::Cell CellOf(const std::string& initiator, GuestRange range,
-                                const Backing& backing);
 
   const unsigned tries_;
   Coverage& coverage_;
@@ -147,13 +153,13 @@ class Model {
   std::vector<IoEvent> events_;
   std::vector<Domain> domains_;
   // What could not be unmapped, by domain.
-  std::map<const FakeDomain*, std::set<Gpa>> stuck_;
+  std::map<int, std::set<Gpa>> stuck_;
   // BAR pieces whose cells are about to go, for the matrix to name if a server does not answer.
   std::map<Gpa, Live> leaving_;
   unsigned demotions_ = 0;
   uint64_t next_piece_ = 1;
   bool changed_ = false;
-  size_t unsafe_ = 0;
+  bool may_count_ = false;
 };
 
 }  // namespace crossbar::heart

@@ -1,9 +1,11 @@
-// A session of the heart's property test: one AddressSpace from its making to its end, with the model
-// beside it. Everything that happens follows from one seed; each operation draws from a generator of
-// its own, so that leaving some out does not change what the others are.
+// A session of the heart's property test: one AddressSpace from its making to its end, with the
+// model beside it. Everything that happens follows from one seed; each operation draws from a
+// generator of its own, so that leaving some out does not change what the others are.
 #pragma once
 
+#include <atomic>
 #include <deque>
+#include <list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -96,6 +98,7 @@ class Session {
   Generator generator_;
   uint64_t length_;
   bool patient_;  // the zap deadline is long, so nothing pinned is zapped but by DoZapWhilePinned
+  const std::chrono::milliseconds zap_deadline_;
   FakeKvm kvm_;
   Model model_;
   std::unique_ptr<AddressSpace> space_;
@@ -103,7 +106,7 @@ class Session {
   std::vector<Member> members_;
   std::vector<Member> left_;  // their fakes complain if they are called
   std::vector<std::unique_ptr<AddressSpace::Demotion>> demotions_;
-  std::vector<HeldPin> pins_;
+  std::list<HeldPin> pins_;
 
   std::deque<std::string> history_;
   std::vector<Fault> faults_;  // for the next Begin
@@ -113,7 +116,6 @@ class Session {
   uint64_t next_id_ = 1;
   int next_domain_ = 0;
   uint64_t generation_ = 0;
-  unsigned unsafe_seen_ = 0;
   Model::Clock::time_point began_;
 };
 

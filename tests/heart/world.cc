@@ -2,6 +2,8 @@
 
 #include <bit>
 
+#include "base/check.h"
+
 namespace crossbar::heart {
 
 uint64_t Mix(uint64_t a, uint64_t b) {
@@ -35,16 +37,23 @@ std::string Event::ToString() const {
     case Kind::kSlotAdd:
       return fmt::format("slot {} add {} at host {:#x}{}: {}", id, range, host.value(),
                          read_only ? " ro" : "", end);
-    case Kind::kSlotRemove: return fmt::format("slot {} remove {}: {}", id, range, end);
-    case Kind::kIoAdd: return fmt::format("ioeventfd add {}: {}", Describe(io), end);
-    case Kind::kIoRemove: return fmt::format("ioeventfd remove {}: {}", Describe(io), end);
+    case Kind::kSlotRemove:
+      return fmt::format("slot {} remove {}: {}", id, range, end);
+    case Kind::kIoAdd:
+      return fmt::format("ioeventfd add {}: {}", Describe(io), end);
+    case Kind::kIoRemove:
+      return fmt::format("ioeventfd remove {}: {}", Describe(io), end);
     case Kind::kMap:
-      return fmt::format("domain {} map {} {}: {} ({})", domain, range, Describe(backing), end, text);
-    case Kind::kAlive: return fmt::format("domain {} alive: {}", domain, end);
-    case Kind::kStartUnmap: return fmt::format("domain {} start unmap {} ticket {}", domain, range, id);
+      return fmt::format("domain {} map {} {}: {} ({})", domain, range, Describe(backing), end,
+                         text);
+    case Kind::kAlive:
+      return fmt::format("domain {} alive: {}", domain, end);
+    case Kind::kStartUnmap:
+      return fmt::format("domain {} start unmap {} ticket {}", domain, range, id);
     case Kind::kAwaitUnmap:
       return fmt::format("domain {} await {} ticket {}: {}", domain, range, id, end);
-    case Kind::kUnsafe: return fmt::format("on_unsafe: {}", text);
+    case Kind::kUnsafe:
+      return fmt::format("on_unsafe: {}", text);
   }
   return "?";
 }
@@ -77,16 +86,20 @@ void World::Record(Event event) {
   hash = Mix(hash, event.range.start.value() ^ std::rotl(event.range.size, 17));
   hash = Mix(hash, event.host.value() ^ event.io.address.value());
   ++events;
+  event.time = std::chrono::steady_clock::now();
   if (trace.size() == 20'000) Violation("an operation that does not end");
   if (trace.size() > 20'100) CHECK(false, "an operation that does not end");
   trace.push_back(std::move(event));
   if (probe) probe(trace.back());
 }
 
-void World::Violation(std::string what) { violations.push_back(std::move(what)); }
+void World::Violation(std::string what) {
+  violations.push_back(std::move(what));
+}
 
 bool SameBacking(const Backing& a, const Backing& b) {
-  const auto same = [](const std::optional<Backing::Handle>& x, const std::optional<Backing::Handle>& y) {
+  const auto same = [](const std::optional<Backing::Handle>& x,
+                       const std::optional<Backing::Handle>& y) {
     return x.has_value() == y.has_value() && (!x || (x->fd == y->fd && x->offset == y->offset));
   };
   return a.kind == b.kind && a.writable == b.writable && a.host == b.host && same(a.file, b.file) &&
@@ -106,11 +119,13 @@ std::string Describe(const IoEvent& event) {
 }
 
 std::string Describe(const Backing& backing) {
-  std::string text = backing.kind == Backing::Kind::kRam ? "ram" : fmt::format("bar{}", backing.bar);
+  std::string text =
+      backing.kind == Backing::Kind::kRam ? "ram" : fmt::format("bar{}", backing.bar);
   if (!backing.writable) text += " ro";
   if (backing.host.value() != 0) text += fmt::format(" host {:#x}", backing.host.value());
   if (backing.file) text += fmt::format(" file {}+{:#x}", backing.file->fd, backing.file->offset);
-  if (backing.dma_buf) text += fmt::format(" dmabuf {}+{:#x}", backing.dma_buf->fd, backing.dma_buf->offset);
+  if (backing.dma_buf)
+    text += fmt::format(" dmabuf {}+{:#x}", backing.dma_buf->fd, backing.dma_buf->offset);
   if (!backing.peers_may_map) text += " p2p=off";
   return text;
 }

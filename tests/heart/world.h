@@ -34,15 +34,23 @@ uint64_t Mix(uint64_t a, uint64_t b);
 // One call that AddressSpace made, and how it ended.
 struct Event {
   enum class Kind : uint8_t {
-    kSlotAdd, kSlotRemove, kIoAdd, kIoRemove,    // KVM
-    kMap, kAlive, kStartUnmap, kAwaitUnmap,      // domain
+    kSlotAdd,
+    kSlotRemove,
+    kIoAdd,
+    kIoRemove,  // KVM
+    kMap,
+    kAlive,
+    kStartUnmap,
+    kAwaitUnmap,  // domain
     kUnsafe,
   };
   enum class Outcome : uint8_t { kOk, kFailed, kShort, kDead, kUnrevoked };
 
-  Kind kind = Kind::kUnsafe;
+  explicit Event(Kind what, int domain_number = -1) : kind(what), domain(domain_number) {}
+
+  Kind kind;
   Outcome outcome = Outcome::kOk;
-  int domain = -1;
+  int domain;
   uint64_t id = 0;  // slot number or ticket
   GuestRange range;
   Hva host;
@@ -51,12 +59,13 @@ struct Event {
   IoEvent io;
   std::string text;  // kMap: how, or why not
   DmaDomain::Deadline deadline;
+  std::chrono::steady_clock::time_point time;
 
   std::string ToString() const;
 };
 
-// One call to fail: the n-th of its kind within an operation, and then each further one with the same
-// target, `times` in all.
+// One call to fail: the n-th of its kind within an operation, and then each further one with the
+// same target, `times` in all.
 struct Fault {
   Event::Kind kind = Event::Kind::kUnsafe;
   Event::Outcome outcome = Event::Outcome::kFailed;

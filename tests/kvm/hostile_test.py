@@ -1,0 +1,65 @@
+"""Guests that mean harm: the VMM survives, and says little (G12)."""
+from program import CRASH, HOST_ERROR, STOPPED, SUCCESS, Case, debug_exit, limits, out, pvh_image, say
+
+SEEDS = range(1, 9)
+
+
+class Hostile(Case):
+    def assert_survives(self, *arguments):
+        outcome = self.run_guest("wild", *arguments)
+        self.assertEqual(outcome.status, SUCCESS, outcome)
+        self.assertRegex(outcome.lines()[-1], r"^alive after \d+ accesses$", outcome)
+        # A burst from each place that logs, then one a second.
+        self.assertLess(len(outcome.err.splitlines()), 60 + 10 * outcome.seconds, outcome)
+        for line in outcome.err.splitlines():
+            self.assertRegex(line, r"^crossbar +\d+\.\d+ warning: ")
+
+    @limits(timeout=300)
+    def test_accesses_of_every_kind_on_one_CPU(self):
+        for seed in SEEDS:
+            with self.subTest(seed=seed):
+                self.assert_survives("--cmdline", f"seed={seed} count=1500")
+
+    @limits(timeout=300)
+    def test_accesses_of_every_kind_on_two_CPUs(self):
+        for seed in SEEDS:
+            with self.subTest(seed=seed):
+                self.assert_survives("--cmdline", f"seed={100 + seed} count=1500", "--cpus", 2)
+
+    @limits(timeout=300)
+    def test_accesses_with_RAM_above_the_hole(self):
+        for seed in (201, 202):
+            self.assert_survives("--cmdline", f"seed={seed} count=1500", "--memory", "3.5G")
+
+    def run_code(self, code, *arguments):
+        return self.run_guest(self.write("code.elf", pvh_image(code)), *arguments)
+
+    def test_every_byte_to_every_port_but_those_that_end_it(self):
+        ends = {0xF4, 0xF5, 0xF6, 0xF7, 0x64, 0xCF9, 0x600}
+        for value in (0x00, 0xFF):
+            ports = [port for port in range(0x10000) if port not in ends and port < 0x1100]
+            outcome = self.run_code(b"".join(out(port, value) for port in ports) + debug_exit(0), "--console", "none")
+            self.assertEqual(outcome.status, SUCCESS, outcome)
+            self.assertLess(len(outcome.err.splitlines()), 60, outcome)
+
+    def test_code_that_jumps_into_nothing(self):
+        for target in (0xC0000000, 0xE0000000, 0xFEC00000, 0xFEE00000, 0xFFFFFFF0, 0x40000000):
+            with self.subTest(target=hex(target)):
+                session = self.start(self.write("code.elf", pvh_image(
+                    say(b"go") + b"\xb8" + target.to_bytes(4, "little") + b"\xff\xe0")))
+                session.expect("go")
+                try:
+                    session.until(lambda: session.process.poll() is not None, 3)
+                except self.failureException:
+                    session.signal(15)
+                outcome = session.finish()
+                self.assertIn(outcome.status, (CRASH, HOST_ERROR, STOPPED), outcome)
+                self.assertLessEqual(len(outcome.err.splitlines()), 20, outcome)
+
+    def test_a_stream_of_resets(self):
+        # Resets the machine at once, again and again; a signal still ends it.
+        session = self.start(self.write("code.elf", pvh_image(say(b"!") + out(0xCF9, 0x06))), "--cpus", 2)
+        session.expect("!" * 50)
+        session.signal(15)
+        outcome = session.finish()
+        self.assertEqual((outcome.status, outcome.err), (STOPPED, ""), outcome)
