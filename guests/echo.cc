@@ -40,14 +40,16 @@ constinit Queue queue = {};
 void OnSerial(TrapFrame&) {
   // Edge-triggered: the line must fall, so drain until the UART has nothing more to say.
   for (int i = 0; i < 10000; ++i) {
+    if (queue.head - queue.tail == Queue::kSize) {
+      UartWrite(uart::kInterruptEnable, 0);  // the rest waits in the UART until NextByte has room
+      break;
+    }
     const uint8_t cause = UartRead(uart::kInterruptId) & uart::kIirMask;
     if (cause & uart::kIirNone) break;
     if (cause == uart::kIirReceive || cause == uart::kIirTimeout) {
       const int byte = SerialRead();
       CHECK(1, byte >= 0, "IIR cause %u without a byte", cause);
-      if (queue.head - queue.tail < Queue::kSize) {
-        queue.bytes[queue.head++ % Queue::kSize] = static_cast<uint8_t>(byte);
-      }
+      queue.bytes[queue.head++ % Queue::kSize] = static_cast<uint8_t>(byte);
     } else {
       UartRead(uart::kLineStatus);
       UartRead(uart::kModemStatus);
@@ -57,7 +59,10 @@ void OnSerial(TrapFrame&) {
 }
 
 uint8_t NextByte() {
-  while (queue.head == queue.tail) WaitForInterrupt();
+  while (queue.head == queue.tail) {
+    UartWrite(uart::kInterruptEnable, uart::kIerReceive);
+    WaitForInterrupt();
+  }
   return queue.bytes[queue.tail++ % Queue::kSize];
 }
 
