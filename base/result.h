@@ -79,5 +79,6 @@ Result<T> Within(Result<T> result, Doing&& doing) {
     *std::move(result);                                                                     \
   })
 
-// The value of a Result expression, or an early return of its error.
+// The value of a Result expression, or an early return of its error. Not among the arguments of a
+// `new` or of anything else whose parts are half done by then: leaving would leak them.
 #define TRY(expression) CROSSBAR_TRY_(CROSSBAR_CONCAT(try_result_, __COUNTER__), expression)

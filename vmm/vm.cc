@@ -90,10 +90,11 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
   phases.Mark("ram");
 
   KvmMemslotTable memslots = TRY(KvmMemslotTable::Create(vm_fd.get()));
+  StopSignal stop = TRY(StopSignal::Create());
+  EventLoop loop = TRY(EventLoop::Create());
   std::unique_ptr<Vm> vm(new Vm({options, phases, std::move(kvm), std::move(vm_fd),
-                                 TRY(StopSignal::Create()), TRY(EventLoop::Create()),
-                                 std::move(cpuid), std::move(platform), std::move(ram),
-                                 std::move(memslots)}));
+                                 std::move(stop), std::move(loop), std::move(cpuid),
+                                 std::move(platform), std::move(ram), std::move(memslots)}));
   TRY(vm->OpenImages());
   // Slots before the interrupt controllers: those register devices on KVM's I/O buses, and the next
   // memslot update would wait a grace period of several milliseconds for that (kvm_main.c,
