@@ -74,7 +74,8 @@ Result<std::vector<std::byte>> FdtWriter::Finish() && {
     return Fail("cannot write the device tree at {}: {} (room for {} bytes)", where_,
                 fdt_strerror(error_), buffer_.size());
   }
-  buffer_.resize(fdt_totalsize(buffer_.data()));
+  const void* const tree = buffer_.data();
+  buffer_.resize(fdt_totalsize(tree));
   return std::move(buffer_);
 }
 

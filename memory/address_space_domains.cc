@@ -96,8 +96,10 @@ P2pMatrix AddressSpace::Peers() const {
     table_.AppendCells(id, name, matrix.cells);
     const auto [first, last] = unrevoked_.equal_range(id);
     for (auto it = first; it != last; ++it) matrix.cells.push_back(it->second);
-    std::ranges::stable_sort(matrix.cells.begin() + begin, matrix.cells.end(), {},
-                             [](const P2pMatrix::Cell& cell) { return cell.range.start; });
+    std::ranges::sort(matrix.cells.begin() + begin, matrix.cells.end(), {},
+                      [](const P2pMatrix::Cell& cell) {
+                        return std::pair(cell.range.start, cell.state);
+                      });
   }
   return matrix;
 }

@@ -340,11 +340,11 @@ using AddressSpaceDeathTest = ::testing::Test;
 
 TEST(AddressSpaceDeathTest, ItStopsRatherThanPlaceWhatIsNoWholePage) {
   Heart heart;
-  EXPECT_DEATH(heart.Map(Of({Bar(0x1000, 0x800)})), "0x1000-0x17ff");
-  EXPECT_DEATH(heart.Map(Of({Bar(0x1800)})), "0x1800-0x27ff");
-  EXPECT_DEATH(heart.Map(Of({Bar(0x1000, 0)})), "empty@0x1000");
-  EXPECT_DEATH(heart.Map(Of({Bar(0x1000, 0x2000), Bar(0x2000)})), "CHECK");
-  EXPECT_DEATH(heart.Map(Of({Bar(~0ull - 0xfff, 0x2000)})), "CHECK") << "wraps";
+  EXPECT_DEATH((void)heart.Map(Of({Bar(0x1000, 0x800)})), "0x1000-0x17ff");
+  EXPECT_DEATH((void)heart.Map(Of({Bar(0x1800)})), "0x1800-0x27ff");
+  EXPECT_DEATH((void)heart.Map(Of({Bar(0x1000, 0)})), "empty@0x1000");
+  EXPECT_DEATH((void)heart.Map(Of({Bar(0x1000, 0x2000), Bar(0x2000)})), "CHECK");
+  EXPECT_DEATH((void)heart.Map(Of({Bar(~0ull - 0xfff, 0x2000)})), "CHECK") << "wraps";
 }
 
 TEST(AddressSpaceDeathTest, ItOutlivesItsMappingsAndDomains) {
