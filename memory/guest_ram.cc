@@ -142,6 +142,7 @@ Result<> GuestRam::Prefault(unsigned threads,
     }
   }
   workers.clear();
+  if (progress) progress(done);  // they may have been done before the first wait
   if (!outcome) {
     return std::unexpected(std::move(outcome)
                                .error()
