@@ -56,7 +56,7 @@ Result<> Vcpu::PrepareSignals() {
 
 void Vcpu::Start(std::function<void()> before_first_run) {
   CHECK(!thread_.joinable());
-  run_->immediate_exit = 0;
+  SetImmediateExit(0);
   thread_ = std::thread([this, before = std::move(before_first_run)] {
     // Signals of the process are the main thread's; this one takes the kick, and what a fault of our
     // own raises: blocked, that would kill us past the handler that restores the terminal.
@@ -71,9 +71,14 @@ void Vcpu::Start(std::function<void()> before_first_run) {
   });
 }
 
+// Shared with KVM and with Kick's callers.
+void Vcpu::SetImmediateExit(uint8_t value) {
+  __atomic_store_n(&run_->immediate_exit, value, __ATOMIC_SEQ_CST);
+}
+
 void Vcpu::Kick() {
   // The flag catches a vCPU that is about to enter, the signal one that is inside.
-  __atomic_store_n(&run_->immediate_exit, 1, __ATOMIC_SEQ_CST);
+  SetImmediateExit(1);
   if (thread_.joinable()) ::pthread_kill(thread_.native_handle(), KickSignal());
 }
 
@@ -89,7 +94,7 @@ void Vcpu::Run() {
   // The exit that ended the loop may be half done (an IN whose value is still to be taken over):
   // one more entry, which returns at once, completes it, so that the registers are whole (KVM API,
   // "KVM_RUN", immediate_exit).
-  run_->immediate_exit = 1;
+  SetImmediateExit(1);
   (void)sys::TryIoctl(fd(), SYS_REQUEST(KVM_RUN), 0ul);
 }
 

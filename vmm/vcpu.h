@@ -67,6 +67,7 @@ class Vcpu {
  private:
   Vcpu(Fd fd, uint32_t id, Surroundings surroundings);
 
+  void SetImmediateExit(uint8_t value);
   // Both: whether the guest runs on.
   bool HandleExit();
   void HandlePio();
