@@ -68,6 +68,7 @@ class Session:
         self.out = b""
         self.seen = 0  # how much of `out` expect() is past
         self.began = time.monotonic()
+        self.closed = False
         self.findings = tempfile.mkdtemp(prefix="findings-", dir=case.scratch)
         os.chmod(self.findings, 0o777)
         self.err = tempfile.TemporaryFile(dir=case.scratch)
@@ -184,6 +185,9 @@ class Session:
         return outcome
 
     def close(self):
+        if self.closed:
+            return
+        self.closed = True
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -215,7 +219,10 @@ class Case(unittest.TestCase):
         if session.process.stdin:
             os.set_blocking(session.writer, False)
             session.until(lambda: self._feed(session, stdin), seconds)
-        return session.finish(seconds)
+        try:
+            return session.finish(seconds)
+        finally:
+            session.close()  # a sweep has thousands
 
     def run_guest(self, name, *arguments, **options):
         image = name if "/" in name else guest(name)
