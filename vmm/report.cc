@@ -144,6 +144,7 @@ Result<uint64_t> MemoryOverhead() {
 }
 
 Result<std::string> RenderReport(Vm& vm, const StartupPhases& phases, const StopRequest& end) {
+  const uint64_t overhead = TRY(MemoryOverhead());
   Json report;
   report["crossbar"] = CROSSBAR_VERSION;
   report["end"] = {{"reason", ReasonName(end.reason)},
@@ -155,7 +156,7 @@ Result<std::string> RenderReport(Vm& vm, const StartupPhases& phases, const Stop
   report["boot_markers"] = MarkersJson(vm.boot_marker(), phases);
   report["memory"] = {{"ram_bytes", vm.ram().size()},
                       {"page_bytes", static_cast<uint64_t>(vm.ram().page_size())},
-                      {"overhead_bytes", TRY(MemoryOverhead())}};
+                      {"overhead_bytes", overhead}};
   report["memslots"] = MemslotsJson(vm.memslots());
   report["exits"] = ExitsJson(vm);
   return report.dump(2) + "\n";
