@@ -6,6 +6,23 @@
 #include "base/sys.h"
 
 namespace crossbar {
+namespace {
+
+// A pending request gives way to one of a higher rank.
+int Rank(StopRequest::Reason reason) {
+  switch (reason) {
+    case StopRequest::Reason::kUnsafe: return 2;
+    case StopRequest::Reason::kHostError:
+    case StopRequest::Reason::kOutside: return 1;
+    case StopRequest::Reason::kPowerOff:
+    case StopRequest::Reason::kDebugExit:
+    case StopRequest::Reason::kReboot:
+    case StopRequest::Reason::kGuestCrash: break;
+  }
+  return 0;
+}
+
+}  // namespace
 
 const char* ReasonName(StopRequest::Reason reason) {
   switch (reason) {
@@ -26,7 +43,10 @@ Result<StopSignal> StopSignal::Create() {
 
 void StopSignal::Request(StopRequest request) {
   MutexLock lock(mutex_);
-  if (request_) return;
+  if (request_) {
+    if (Rank(request.reason) > Rank(request_->reason)) request_ = std::move(request);
+    return;
+  }
   request_ = std::move(request);
   requested_.store(true, std::memory_order_release);
   // Past the door for system calls: with its counter at 0 this cannot fail.

@@ -1,5 +1,7 @@
 // StopSignal: how a vCPU, a device or a signal tells the main thread that the VM is to stop or to
-// start over. The first request wins; later ones are dropped until Clear. Any thread.
+// start over. Until it is taken the first request wins, except that what the host or a person asks
+// for outranks what the guest asks for (a guest that resets without end can still be stopped), and
+// that memory which is not safe to give back outranks all. Any thread.
 #pragma once
 
 #include <atomic>

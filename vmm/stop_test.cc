@@ -31,6 +31,23 @@ TEST(StopSignal, IsRaisedByTheFirstRequestAndKeepsIt) {
   EXPECT_EQ(taken.detail, "first");
 }
 
+TEST(StopSignal, LetsAPersonStopAGuestThatIsAboutToReboot) {
+  StopSignal stop = StopSignal::Create().value();
+  stop.Request(Reason::kReboot, ExitStatus::kPowerOff, "reset");
+  stop.Request(Reason::kOutside, ExitStatus::kStopped, "SIGTERM");
+  stop.Request(Reason::kReboot, ExitStatus::kPowerOff, "another reset");
+  EXPECT_EQ(stop.Take().detail, "SIGTERM");
+  EXPECT_FALSE(Readable(stop.event()));
+}
+
+TEST(StopSignal, LetsNothingHideThatMemoryIsUnsafe) {
+  StopSignal stop = StopSignal::Create().value();
+  stop.Request(Reason::kOutside, ExitStatus::kStopped, "SIGTERM");
+  stop.Request(Reason::kUnsafe, ExitStatus::kUnsafe, "unsafe");
+  stop.Request(Reason::kHostError, ExitStatus::kHostError, "error");
+  EXPECT_EQ(stop.Take().detail, "unsafe");
+}
+
 TEST(StopSignal, CanBeRaisedAgainOnceTaken) {
   StopSignal stop = StopSignal::Create().value();
   stop.Request(Reason::kReboot, ExitStatus::kPowerOff, "one");
