@@ -20,10 +20,13 @@ constexpr std::byte kCtrlA{0x01};
 // What a person may type ahead of a guest that does not read; more is dropped, as terminals do.
 constexpr size_t kTypeAhead = 4096;
 
+constexpr int kStalledCheckMs = 100;
+
 }  // namespace
 
-Result<std::unique_ptr<Console>> Console::Create(const std::string& spec) {
-  std::unique_ptr<Console> console(new Console);
+Result<std::unique_ptr<Console>> Console::Create(const std::string& spec,
+                                                 const StopSignal& stop) {
+  std::unique_ptr<Console> console(new Console(stop));
   constexpr std::string_view kFile = "file:";
   if (spec == "stdio") {
     console->input_ = STDIN_FILENO;
@@ -107,19 +110,24 @@ void Console::OnSpace() {
     LogWarning("console input is stuck: {}", signalled.error().message());
 }
 
+// A vCPU that blocked in write could not be stopped: the kick may come right before.
+bool Console::WaitForRoom() const {
+  while (true) {
+    pollfd room{output_, POLLOUT, 0};
+    if (::poll(&room, 1, kStalledCheckMs) > 0) return true;  // or an error, which write tells
+    if (stop_.requested()) return false;
+  }
+}
+
 void Console::Write(std::span<const std::byte> data) {
   if (output_ < 0 || output_broken_.load(std::memory_order_relaxed)) return;
-  while (!data.empty()) {
+  while (!data.empty() && WaitForRoom()) {
     const Result<size_t> written = sys::Write(output_, data);
     if (written) {
       data = data.subspan(*written);
       continue;
     }
-    if (written.error().code() == EAGAIN) {
-      pollfd wait{output_, POLLOUT, 0};
-      ::poll(&wait, 1, 100);
-      continue;
-    }
+    if (written.error().code() == EAGAIN) continue;
     // The guest must not hang on a reader that went away.
     if (!output_broken_.exchange(true))
       LogWarning("console output is dropped from here on: {}", written.error().message());

@@ -17,14 +17,16 @@
 #include "base/result.h"
 #include "devices/serial.h"
 #include "vmm/event_loop.h"
+#include "vmm/stop.h"
 #include "vmm/terminal.h"
 
 namespace crossbar {
 
 class Console : public SerialOutput {
  public:
-  // `spec` is "stdio", "file:PATH" or "none"; ParseRunOptions has seen to that.
-  static Result<std::unique_ptr<Console>> Create(const std::string& spec);
+  // `spec` is "stdio", "file:PATH" or "none"; ParseRunOptions has seen to that. `stop` is borrowed:
+  // once it is raised, output that nobody takes is dropped and not waited for.
+  static Result<std::unique_ptr<Console>> Create(const std::string& spec, const StopSignal& stop);
 
   // Connects input, if there is any: `loop` watches it, `serial` receives it, `quit` is Ctrl-A x.
   // All outlive the console's use.
@@ -38,12 +40,15 @@ class Console : public SerialOutput {
   RawTerminal* terminal() { return terminal_ ? &*terminal_ : nullptr; }
 
  private:
-  Console() = default;
+  explicit Console(const StopSignal& stop) : stop_(stop) {}
+  // Waits until output can be written without blocking; false where the VM stops meanwhile.
+  bool WaitForRoom() const;
   Result<> ReadInput();
   void Deliver();
   // Takes the escape sequences out of what a person typed.
   void Filter(std::span<const std::byte> typed);
 
+  const StopSignal& stop_;
   Fd file_;
   int output_ = -1;
   int input_ = -1;

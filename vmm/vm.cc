@@ -135,7 +135,7 @@ Result<> Vm::MapRam() {
 }
 
 Result<> Vm::MakeDevices() {
-  console_ = TRY(Console::Create(options_.console));
+  console_ = TRY(Console::Create(options_.console, stop_));
   devices_ = std::make_unique<X86Devices>(vm_fd_.get(), platform_, stop_, *console_,
                                           [this] { console_->OnSpace(); });
   return devices_->AttachTo(pio_, mmio_, platform_);

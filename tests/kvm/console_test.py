@@ -1,5 +1,6 @@
 """The serial console, as a person at a terminal, a script on a pipe and a file see it."""
 import ctypes
+import fcntl
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ from program import (CRASH, CTRL_A, FATAL_SIGNALS, HALT, HOST_ERROR, SANITIZER, 
 
 GREETING = "Echo. Lines end with Enter"
 PROMPT = "> "
+F_SETPIPE_SZ = 1031
 
 
 class Pipe(Case):
@@ -148,41 +150,48 @@ class Output(Case):
         self.assertEqual(outcome.status, SUCCESS, outcome)
         self.assertRegex(outcome.err, r"\A[^\n]*console output is dropped[^\n]*\n\Z")
 
-    def test_that_nobody_reads_for_a_while_waits(self):
+    def start_into_a_full_pipe(self, blocking=True, cpus=1):
+        """A guest that writes 10000 bytes into a pipe that holds 4096, once it is stuck; the pipe's other end."""
         reader, writer = os.pipe()
-        session = self.start(self.write("code.elf", pvh_image(loop_of_text(100000))), stdout=writer)
+        self.addCleanup(os.close, reader)
+        self.assertEqual(fcntl.fcntl(writer, F_SETPIPE_SZ, 4096), 4096)
+        os.set_blocking(writer, blocking)
+        session = self.start(self.write("code.elf", pvh_image(loop_of_text(10000))), "--cpus", cpus, stdout=writer)
         os.close(writer)
-        time.sleep(0.5)
-        self.assertIsNone(session.process.poll(), "the pipe was to be full")
-        amount = 0
-        while data := os.read(reader, 65536):
-            amount += len(data)
-        os.close(reader)
-        self.assert_succeeds(session.finish())
-        self.assertEqual(amount, 100000)
+        held = [0]
+        while held[-1] == 0 or held[-5:] != [held[-1]] * 5:  # until nothing has moved for half a second
+            time.sleep(0.1)
+            self.assertIsNone(session.process.poll(), session.errors())
+            held.append(pipe_holds(reader))
+            self.assertLess(len(held), 600)
+        return session, reader
+
+    def test_that_nobody_reads_for_a_while_waits(self):
+        for blocking in (True, False):
+            session, reader = self.start_into_a_full_pipe(blocking)
+            amount = 0
+            while data := os.read(reader, 65536):
+                amount += len(data)
+            self.assert_succeeds(session.finish())
+            self.assertEqual(amount, 10000)
 
     def test_that_nobody_reads_does_not_keep_a_signal_off(self):
-        reader, writer = os.pipe()
-        session = self.start(self.write("code.elf", pvh_image(loop_of_text(100000))), stdout=writer)
-        os.close(writer)
-        time.sleep(0.5)
-        session.signal(signal.SIGTERM)
-        outcome = session.finish(10)
-        os.close(reader)
-        self.assertEqual(outcome.status, STOPPED, outcome)
+        for cpus in (1, 2):
+            session, _ = self.start_into_a_full_pipe(cpus=cpus)
+            session.signal(signal.SIGTERM)
+            outcome = session.finish(20)
+            self.assertEqual((outcome.status, outcome.err), (STOPPED, ""), outcome)
 
-    def test_to_a_pipe_that_does_not_block_is_whole(self):
+    def test_that_nobody_reads_any_more_does_not_hold_up_the_guest(self):
         reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        session = self.start(self.write("code.elf", pvh_image(loop_of_text(100000))), stdout=writer)
+        session = self.start(self.write("code.elf", pvh_image(loop_of_text(10000))), stdout=writer)
         os.close(writer)
-        time.sleep(0.3)
-        amount = 0
-        while data := os.read(reader, 65536):
-            amount += len(data)
+        while len(os.read(reader, 100)) == 0:
+            pass
         os.close(reader)
-        self.assert_succeeds(session.finish())
-        self.assertEqual(amount, 100000)
+        outcome = session.finish()
+        self.assertEqual(outcome.status, SUCCESS, outcome)
+        self.assertEqual(len(outcome.err.splitlines()), 1, outcome)
 
     def test_to_a_full_disk_is_dropped(self):
         with open("/dev/full", "wb") as full:
@@ -212,6 +221,13 @@ class Output(Case):
             self.assertEqual(termios.tcgetattr(session.slave), session.found)
             session.send(b"\x03")  # so Ctrl-C is the terminal's
             self.assertEqual(session.finish().status, STOPPED)
+
+
+def pipe_holds(fd):
+    """How many bytes can be read."""
+    count = bytearray(4)
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return int.from_bytes(count, "little")
 
 
 def loop_of_text(count):
