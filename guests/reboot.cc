@@ -10,9 +10,12 @@
 //   5  the address register of configuration mechanism 1 (0xcf8) is what it was in the first boot,
 //      which is 0 where no firmware ran before (there is a device tree)
 //   6  the count is in range: no boot too many, RAM survived
+//   7  the LAPIC timer, left running before the reset, stands still
+//   8  every CPU that is described starts; they ran when the machine was reset
 
 #include <stdint.h>
 
+#include "lib/apic.h"
 #include "lib/check.h"
 #include "lib/command_line.h"
 #include "lib/guest.h"
@@ -22,6 +25,7 @@
 #include "lib/power.h"
 #include "lib/print.h"
 #include "lib/serial.h"
+#include "lib/smp.h"
 
 namespace guest {
 namespace {
@@ -46,6 +50,7 @@ void Disturb() {
   UartWrite(uart::kInterruptEnable, 0x05);
   UartWrite(uart::kLineControl, 0x1a);
   UartWrite(uart::kModemControl, 0x0e);
+  StartTimer(0x40, kTimerHz, /*periodic=*/true);
 }
 
 }  // namespace
@@ -69,6 +74,10 @@ void GuestMain() {
         first.line_control, first.modem_control);
   CHECK(5, cf8 == survivor.cf8 && (cf8 == 0 || !platform.from_fdt), "0x%x", cf8);
   CHECK(6, survivor.boots <= reboots, "%lu", survivor.boots);
+
+  CHECK(7, TimerCount() == 0, "%u", TimerCount());
+  const unsigned cpus = StartCpus();
+  CHECK(8, cpus == platform.cpu_count, "%u of %u", cpus, platform.cpu_count);
 
   if (survivor.boots == reboots) {
     survivor.magic = 0;
