@@ -70,11 +70,17 @@ TEST_F(EventLoopTest, PassesAHandlersErrorOn) {
 
 TEST_F(EventLoopTest, DoesNotRunAHandlerThatAnEarlierOneOfTheRoundRemoved) {
   const std::array<Fd, 2> events = {Event(), Event()};
+  const Fd end = Event();
+  ASSERT_TRUE(loop_.Add(end.get(), [&]() -> Result<> {
+    loop_.Quit();
+    return {};
+  }));
   for (const size_t self : {size_t{0}, size_t{1}}) {
     ASSERT_TRUE(loop_.Add(events[self].get(), [&, self]() -> Result<> {
       ran_.push_back(static_cast<int>(self));
       loop_.Remove(events[1 - self].get());
-      loop_.Quit();
+      Drain(events[self]);
+      Raise(end);
       return {};
     }));
     Raise(events[self]);

@@ -50,6 +50,16 @@ class Guests(Case):
         self.assertEqual(outcome.lines()[-1], "5 reboots, power-on state each time")
 
 
+class StringPorts(Case):
+    def test_read_every_item(self):
+        # KVM hands over the 16 bytes of a REP INSB in one exit; nobody is at the port, so that each is all ones.
+        last = (0x600F).to_bytes(4, "little")
+        code = b"\xbf\x00\x60\0\0\xb9\x10\0\0\0\x66\xba\xf8\x02\xfc\xf3\x6c"  # edi, ecx, dx; cld; rep insb
+        good = debug_exit(0)
+        code += b"\x80\x3d" + last + b"\xff\x75" + bytes([len(good)]) + good + debug_exit(1)  # cmp byte [last], 0xff
+        self.assert_succeeds(self.run_guest(self.write("code.elf", pvh_image(code))))
+
+
 class BootProtocols(Case):
     """The initrd is the first module, those of --module follow with their arguments."""
 

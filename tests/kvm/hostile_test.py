@@ -42,6 +42,17 @@ class Hostile(Case):
             self.assertEqual(outcome.status, SUCCESS, outcome)
             self.assertLess(len(outcome.err.splitlines()), 60, outcome)
 
+    def test_a_flood_of_messages_is_held_back(self):
+        # Raises and drops the serial port's interrupt 3000 times; each fails, which is worth a line.
+        toggle = out(0x3F9, 2) + out(0x3F9, 0)
+        loop = b"\xb9" + (3000).to_bytes(4, "little") + toggle + b"\x49\x75" + bytes([0x100 - len(toggle) - 3])
+        outcome = self.run_code(out(0x3FC, 8) + loop + debug_exit(0), "--failpoint", "KVM_IRQ_LINE=EIO")
+        self.assertEqual(outcome.status, SUCCESS, outcome)
+        lines = outcome.err.splitlines()
+        self.assertTrue(all("interrupt lost" in line for line in lines), outcome)
+        self.assertGreaterEqual(len(lines), 5, outcome)
+        self.assertLess(len(lines), 10 + outcome.seconds, outcome)
+
     def test_code_that_jumps_into_nothing(self):
         for target in (0xC0000000, 0xE0000000, 0xFEC00000, 0xFEE00000, 0xFFFFFFF0, 0x40000000):
             with self.subTest(target=hex(target)):
