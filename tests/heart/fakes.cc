@@ -100,6 +100,7 @@ Result<> FakeKvm::RemoveIoEvent(const IoEvent& io) {
 
 std::vector<Memslot> FakeKvm::Slots() const {
   std::vector<Memslot> slots;
+  slots.reserve(slots_.size());
   for (const auto& [number, slot] : slots_) slots.push_back(slot);
   return slots;
 }
@@ -146,7 +147,7 @@ Result<std::string> FakeDomain::Map(GuestRange range, const Backing& backing) {
     mapped_[range.start] = Mapped{range, backing};
   }
   const bool ok = event.outcome == Outcome::kOk;
-  const std::string text = event.text;
+  std::string text = event.text;
   world_.Record(std::move(event));
   if (!ok) return std::unexpected(Error(EINVAL, fmt::format("because {}", text)));
   return text;

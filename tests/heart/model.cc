@@ -148,6 +148,7 @@ void Model::EndDomain(FakeDomain& fake, Cursor& cursor) {
                                            : "domain left");
   if (!domain->dead) {
     std::vector<Unmap> unmaps;
+    unmaps.reserve(domain->mapped.size());
     for (const Gpa start : domain->mapped) unmaps.push_back({&fake, live_.at(start).range});
     leaving_ = live_;
     changed_ = changed_ || !domain->mapped.empty();

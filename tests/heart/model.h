@@ -134,7 +134,7 @@ class Model {
                      Cursor& cursor);
   void RollBack(Attempt& attempt, Cursor& cursor);
   void PlaceClaims(Cursor& cursor);
-  void ReadUnmaps(std::vector<Unmap> unmaps, size_t stuck_pins, Cursor& cursor);
+  void ReadUnmaps(const std::vector<Unmap>& unmaps, size_t stuck_pins, Cursor& cursor);
   void ReadRemovals(std::set<uint32_t> slots, std::vector<IoEvent> events, Cursor& cursor);
   void ReadAdd(const Event& event, Gpa start, bool& ok);
   void Bury(Domain& domain);

@@ -258,7 +258,7 @@ void Model::PlaceClaims(Cursor& cursor) {
   claims_ = waiting;
 }
 
-void Model::ReadUnmaps(std::vector<Unmap> unmaps, size_t stuck_pins, Cursor& cursor) {
+void Model::ReadUnmaps(const std::vector<Unmap>& unmaps, size_t stuck_pins, Cursor& cursor) {
   struct Item {
     Unmap unmap;
     unsigned attempts = 0;
@@ -267,6 +267,7 @@ void Model::ReadUnmaps(std::vector<Unmap> unmaps, size_t stuck_pins, Cursor& cur
     bool given_up = false;
   };
   std::vector<Item> items;
+  items.reserve(unmaps.size());
   for (const Unmap& unmap : unmaps) items.push_back({unmap, 0, {}, false, false});
   size_t given_up = stuck_pins;
   size_t unsafe = 0;

@@ -19,7 +19,7 @@ std::string Describe(const AddressSpace::Placement& placement) {
 
 }  // namespace
 
-void Session::MapInto(Holder& holder, AddressSpace::Placement placement, bool may_claim) {
+void Session::MapInto(Holder& holder, const AddressSpace::Placement& placement, bool may_claim) {
   Begin(
       fmt::format("{} {} ->{}", may_claim ? "map or claim" : "map", next_id_, Describe(placement)));
   coverage_.Count(may_claim ? "op: map or claim" : "op: map");
@@ -78,6 +78,7 @@ void Session::ZapTogether(std::vector<Holder*> holders, const char* name) {
 void Session::DoZap(Rng& rng) {
   std::vector<Holder*> holders;
   const uint64_t count = rng.OneIn(3) ? rng.Between(2, 6) : 1;
+  holders.reserve(count);
   for (uint64_t i = 0; i < count; ++i) holders.push_back(&AnyHolder(rng));
   ZapTogether(std::move(holders), "zap");
 }

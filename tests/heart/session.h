@@ -49,7 +49,7 @@ class Session {
 
   // The operations (operations.cc).
   void DoMap(Rng& rng);
-  void MapInto(Holder& holder, AddressSpace::Placement placement, bool may_claim);
+  void MapInto(Holder& holder, const AddressSpace::Placement& placement, bool may_claim);
   void DoZap(Rng& rng);
   void ZapTogether(std::vector<Holder*> holders, const char* name);
   void DoZapWhilePinned(Rng& rng);
