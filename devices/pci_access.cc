@@ -1,5 +1,6 @@
 #include "devices/pci_access.h"
 
+#include "base/check.h"
 #include "memory/address.h"
 
 namespace crossbar {
@@ -9,6 +10,7 @@ namespace {
 // `shift` is where the piece lies in the value, in bits.
 template <typename Access>
 void ForEachPiece(uint64_t offset, unsigned size, Access&& access) {
+  CHECK(size <= 8);
   for (unsigned done = 0; done < size;) {
     const uint64_t at = offset + done;
     unsigned bytes = 4;

@@ -80,6 +80,7 @@ Result<> KvmMemslotTable::RemoveIoEvent(const IoEvent& event) {
 std::vector<Memslot> KvmMemslotTable::Slots() const {
   MutexLock lock(mutex_);
   std::vector<Memslot> slots;
+  slots.reserve(slots_.size());
   for (const auto& [number, slot] : slots_) slots.push_back(slot);
   return slots;
 }
