@@ -1,6 +1,7 @@
 #include "base/sys.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -211,6 +212,11 @@ Result<uint64_t> DrainEvent(const Fd& event) {
   if (n) return count;
   if (n.error().code() == EAGAIN) return uint64_t{0};
   return std::unexpected(n.error());
+}
+
+bool IsReadable(int fd) {
+  pollfd watched{fd, POLLIN, 0};
+  return Through("poll", [&] { return ::poll(&watched, 1, 0); }) > 0;
 }
 
 Result<Fd> SignalFd(const sigset_t& mask) {

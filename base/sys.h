@@ -69,6 +69,8 @@ Result<Fd> EventFd(unsigned initial = 0, int flags = 0);
 Result<> SignalEvent(const Fd& event);
 // The counter and 0 afterwards; 0 where a non-blocking eventfd had nothing.
 Result<uint64_t> DrainEvent(const Fd& event);
+// Whether `fd` can be read without blocking; false where that cannot be found out.
+bool IsReadable(int fd);
 
 // The signals of `mask`, which the caller has blocked, as reads of signalfd_siginfo; non-blocking.
 Result<Fd> SignalFd(const sigset_t& mask);

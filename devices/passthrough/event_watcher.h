@@ -19,8 +19,8 @@ class EventWatcher {
   // unreadable, or unwatches it. Handlers run one at a time.
   virtual Result<> Watch(int fd, std::function<void()> handler) = 0;
 
-  // When it returns the handler does not run any more and never will; except from within that handler,
-  // where it returns at once. The caller holds no lock that the handler takes.
+  // When it returns the handler does not run any more and never will. The caller holds no lock that the
+  // handler takes, or is itself a handler: those run one at a time, so that there is nothing to wait for.
   virtual void Unwatch(int fd) = 0;
 };
 

@@ -28,10 +28,10 @@ ZapPolicy PolicyOf(ZapCause cause) {
     case ZapCause::kPowerUp:
     case ZapCause::kBarMoved: return {};  // a BAR that moved leaves its old place by itself
     case ZapCause::kDecodeOff:
-    case ZapCause::kPowerDown:
+    case ZapCause::kPowerDown: return {.interrupts_decode = true};
     case ZapCause::kFunctionReset:
     case ZapCause::kBusReset:
-    case ZapCause::kMachineReset: return {.interrupts_decode = true};
+    case ZapCause::kMachineReset: return {.interrupts_decode = true, .resets = true};
     case ZapCause::kWantedBack:
     case ZapCause::kDeviceError:
     case ZapCause::kDeviceGone:

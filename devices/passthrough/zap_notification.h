@@ -34,6 +34,7 @@ const char* ZapCauseName(ZapCause cause);
 // What a cause asks of PassthroughFunction::Transition.
 struct ZapPolicy {
   bool interrupts_decode = false;  // all BARs are zapped before the hardware step
+  bool resets = false;             // interrupts off before it, reset values after it
   bool ends_initiator = false;     // bus mastering off, the domain withdrawn
   bool stays_down = false;         // nothing is mapped afterwards, ever
 };

@@ -1,0 +1,375 @@
+#include "devices/passthrough/function.h"
+
+#include <linux/pci_regs.h>
+#include <linux/vfio.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "base/log.h"
+#include "base/sys.h"
+
+namespace crossbar {
+namespace {
+
+Result<> NoHardwareStep() { return {}; }
+
+}  // namespace
+
+PassthroughFunction::PassthroughFunction(std::unique_ptr<VfioBackend> backend, Settings settings,
+                                         Surroundings surroundings, ConfigView config)
+    : settings_(std::move(settings)),
+      around_(std::move(surroundings)),
+      zaps_(around_.zaps),
+      backend_(std::move(backend)),
+      config_(std::move(config)),
+      bars_(around_.space, around_.windows) {
+  for (unsigned bar = 0; bar < Bars::kCount; ++bar) traps_.emplace_back(*this, bar);
+}
+
+PassthroughFunction::~PassthroughFunction() { Close(); }
+
+Result<std::shared_ptr<PassthroughFunction>> PassthroughFunction::Create(
+    std::unique_ptr<VfioBackend> backend, Settings settings, Surroundings surroundings) {
+  if (backend->can_reset()) {
+    TRY(Within(backend->Reset(), [] { return "cannot reset it"; }));
+  } else {
+    LogWarning("{} has no reset method: it starts in the state it was left in, and keeps its state "
+               "over reboots of the guest", backend->name());
+  }
+  ConfigView config = TRY(ConfigView::Create(*backend));
+  std::shared_ptr<PassthroughFunction> function(new PassthroughFunction(
+      std::move(backend), std::move(settings), std::move(surroundings), std::move(config)));
+  Result<> ready = function->Discover();
+  if (ready) ready = function->WatchDevice();
+  if (ready) return function;
+  function->Close();
+  return std::unexpected(std::move(ready).error());
+}
+
+Result<> PassthroughFunction::Discover() {
+  ExclusiveLock lock(access_);
+  if (const auto layout = config_.msix_layout()) {
+    const auto fits = [&](unsigned bar, uint64_t offset, uint64_t size) {
+      const uint64_t whole = bar < Bars::kRom ? backend_->region(bar).size : 0;
+      return offset < whole && size <= whole - offset;
+    };
+    if (!fits(layout->table_bar, layout->table_offset, layout->table_size()) ||
+        !fits(layout->pba_bar, layout->pba_offset, layout->pba_size()))
+      return Fail("its MSI-X capability names a table outside its BARs");
+    msix_ = std::make_unique<Msix>(*backend_, around_.interrupts, *layout);
+  }
+  if (const auto layout = config_.msi_layout())
+    msi_ = std::make_unique<Msi>(*backend_, around_.interrupts, *layout);
+  if (backend_->interrupt(VFIO_PCI_INTX_IRQ_INDEX).count != 0)
+    intx_ = std::make_unique<Intx>(*backend_, around_.interrupts, around_.watcher, around_.intx_gsi);
+
+  Bars::Options options;
+  options.peers_may_map = settings_.p2p;
+  if (settings_.rom)
+    options.rom_size = settings_.rom_image.empty() ? backend_->region(Bars::kRom).size
+                                                   : settings_.rom_image.size();
+  TRY(bars_.Discover(*backend_, *this, msix_.get(), options));
+  for (unsigned bar = 0; bar < Bars::kCount; ++bar)
+    bars_.SetTrap(bar, std::shared_ptr<BusDevice>(shared_from_this(), &traps_[bar]));
+  // The driver enabled the device when it opened it; the guest finds it as after power-on.
+  ForgetReset();
+  if (lost_) return Fail("it does not answer");
+  return {};
+}
+
+Result<> PassthroughFunction::WatchDevice() {
+  ExclusiveLock lock(access_);
+  struct Source {
+    unsigned index;
+    Fd& event;
+    ZapCause cause;
+  };
+  for (const Source& source : {Source{VFIO_PCI_REQ_IRQ_INDEX, request_event_, ZapCause::kWantedBack},
+                               Source{VFIO_PCI_ERR_IRQ_INDEX, error_event_, ZapCause::kDeviceError}}) {
+    if (backend_->interrupt(source.index).count == 0) continue;
+    source.event = TRY(sys::EventFd(0, EFD_NONBLOCK));
+    const std::array events = {source.event.get()};
+    TRY(backend_->SetInterrupts(source.index, 0, events));
+    TRY(Watch(source.event.get(), source.cause));
+  }
+  if (backend_->lost_event() >= 0) TRY(Watch(backend_->lost_event(), ZapCause::kDeviceGone));
+  return {};
+}
+
+Result<> PassthroughFunction::Watch(int fd, ZapCause cause) {
+  TRY(around_.watcher.Watch(fd, [this, cause] { OnEvent(cause); }));
+  watched_.push_back(fd);
+  return {};
+}
+
+// On the watcher's thread.
+void PassthroughFunction::OnEvent(ZapCause cause) {
+  ExclusiveLock lock(access_);
+  // The device has no more to say once it is lost, and one cause is enough for that.
+  for (const int fd : std::exchange(watched_, {})) around_.watcher.Unwatch(fd);
+  if (lost_) return;
+  LogWarning("{}: {}; the guest has lost it", settings_.id, ZapCauseName(cause));
+  Transition(cause, /*injected=*/false, NoHardwareStep);
+  // The host, or the server's parent, waits for that. A device with an error stays ours.
+  if (cause != ZapCause::kDeviceError) CloseBackend();
+}
+
+void PassthroughFunction::OnVanished(Gpa address) {
+  ExclusiveLock lock(access_);
+  if (lost_) return;
+  LogWarning("{}: its memory at {} does not answer any more; the guest has lost it", settings_.id,
+             address);
+  Transition(ZapCause::kDeviceGone, /*injected=*/false, NoHardwareStep);
+}
+
+uint32_t PassthroughFunction::ReadConfig(uint16_t offset, unsigned size) {
+  ExclusiveLock lock(access_);
+  if (lost_) return static_cast<uint32_t>(AllOnes(size));
+  if (Bars::Holds(offset)) return bars_.Read(offset, size);
+  if (msi_ != nullptr && offset >= config_.capabilities().msi &&
+      offset < config_.capabilities().msi + msi_->layout().size())
+    config_.SetMsiPending(msi_->Pending());
+  return config_.Read(offset, size);
+}
+
+std::optional<uint16_t> PassthroughFunction::Written(uint16_t reg, uint16_t offset, unsigned size,
+                                                     uint32_t value) const {
+  if (offset + size <= reg || offset >= reg + 2) return std::nullopt;
+  auto written = static_cast<uint16_t>(config_.Read(reg, 2));
+  for (unsigned i = 0; i < size; ++i) {
+    if (offset + i < reg || offset + i >= reg + 2u) continue;
+    const unsigned shift = 8 * (offset + i - reg);
+    written = static_cast<uint16_t>((written & ~(0xffu << shift)) |
+                                    ((value >> (8 * i) & 0xff) << shift));
+  }
+  return written;
+}
+
+std::optional<ZapCause> PassthroughFunction::CauseOf(uint16_t offset, unsigned size,
+                                                     uint32_t value) const {
+  const ConfigView::Capabilities& at = config_.capabilities();
+  if (const auto command = Written(PCI_COMMAND, offset, size, value)) {
+    const bool memory = (*command & PCI_COMMAND_MEMORY) != 0;
+    const bool ports = (*command & PCI_COMMAND_IO) != 0;
+    if (decode_.memory && !memory) return ZapCause::kDecodeOff;
+    if (decode_.memory != memory || decode_.ports != ports) return ZapCause::kDecodeOn;
+    return std::nullopt;
+  }
+  if (at.power != 0) {
+    if (const auto control = Written(at.power + PCI_PM_CTRL, offset, size, value)) {
+      const auto now = static_cast<uint16_t>(config_.Read(at.power + PCI_PM_CTRL, 2));
+      if (((*control ^ now) & PCI_PM_CTRL_STATE_MASK) == 0) return std::nullopt;
+      return (*control & PCI_PM_CTRL_STATE_MASK) == 0 ? ZapCause::kPowerUp : ZapCause::kPowerDown;
+    }
+  }
+  if (config_.has_express_flr()) {
+    const auto control = Written(at.express + PCI_EXP_DEVCTL, offset, size, value);
+    if (control && (*control & PCI_EXP_DEVCTL_BCR_FLR) != 0) return ZapCause::kFunctionReset;
+  }
+  if (config_.has_advanced_flr()) {
+    const auto control = Written(at.advanced_features + PCI_AF_CTRL, offset, size, value);
+    if (control && (*control & PCI_AF_CTRL_FLR) != 0) return ZapCause::kFunctionReset;
+  }
+  return std::nullopt;
+}
+
+void PassthroughFunction::WriteConfig(uint16_t offset, unsigned size, uint32_t value) {
+  ExclusiveLock lock(access_);
+  if (lost_) return;
+  if (Bars::Holds(offset)) {
+    bars_.Write(offset, size, value);
+    // In hardware the BAR moves with the write; nothing else of the device has to know.
+    if (decode_ != Bars::Decode()) Transition(ZapCause::kBarMoved, false, NoHardwareStep);
+    return;
+  }
+  const auto write = [&] { return config_.Write(offset, size, value); };
+  if (const auto cause = CauseOf(offset, size, value)) return Transition(*cause, false, write);
+  const Result<> written = write();
+  static RateLimit limit;
+  if (!written)
+    LogGuest(limit, "{}: a write to config register {:#x} failed: {}", settings_.id, offset,
+             written.error().message());
+  UpdateInterrupts();
+}
+
+void PassthroughFunction::Transition(ZapCause cause, bool injected, const HardwareStep& hardware) {
+  ZapNotification notification;
+  notification.device = settings_.id;
+  notification.cause = cause;
+  notification.injected = injected;
+  notification.noticed = ZapNotification::Clock::now();
+  const ZapPolicy policy = PolicyOf(cause);
+  // Before the hardware stops answering; free if nothing is placed.
+  if (policy.interrupts_decode) {
+    const AddressSpace::ZapTimes times = bars_.Zap(notification.pieces);
+    notification.dma_out = times.dma_out;
+    notification.slots_out = times.slots_out;
+  }
+  if (policy.resets) DisableInterrupts();
+  const Result<> done = policy.stays_down ? Result<>() : hardware();
+  if (!done)
+    LogWarning("{}: {} failed, the guest has lost it: {}", settings_.id, ZapCauseName(cause),
+               done.error().message());
+  if (policy.stays_down || !done) {
+    Lose();
+  } else {
+    if (policy.resets) ForgetReset();
+    decode_ = ReadDecode();
+    bars_.Place(decode_, notification.pieces);  // it answers again; free for what is placed
+  }
+  notification.hardware_done = ZapNotification::Clock::now();
+  if (notification.dma_out == ZapNotification::Clock::time_point())
+    notification.dma_out = notification.slots_out = notification.hardware_done;
+  zaps_.Add(std::move(notification));
+}
+
+// Sticky: a lost device reads all ones, and its end as an initiator comes with its end as a target.
+void PassthroughFunction::Lose() {
+  unsigned pieces = 0;
+  bars_.Zap(pieces);
+  decode_ = {};
+  bars_.Place(decode_, pieces);
+  DisableInterrupts();
+  if (backend_ != nullptr) backend_->LeaveBus();
+  lost_ = true;
+}
+
+// The guest finds reset values, whatever the driver restored underneath: drivers of the host save and
+// restore config space around a reset (pci_try_reset_function).
+void PassthroughFunction::ForgetReset() {
+  config_.Reset();
+  bars_.Reset();
+  const Result<> cleared = config_.Write(PCI_COMMAND, 2, 0);
+  if (!cleared) return Lose();
+  decode_ = ReadDecode();
+  UpdateInterrupts();
+}
+
+Bars::Decode PassthroughFunction::ReadDecode() const {
+  const auto command = static_cast<uint16_t>(config_.Read(PCI_COMMAND, 2));
+  if (command == 0xffff) return {};
+  Bars::Decode decode{(command & PCI_COMMAND_MEMORY) != 0, (command & PCI_COMMAND_IO) != 0};
+  const uint8_t power = config_.capabilities().power;
+  if (power == 0) return decode;
+  const uint32_t state = config_.Read(power + PCI_PM_CTRL, 2) & PCI_PM_CTRL_STATE_MASK;
+  return state == 0 ? decode : Bars::Decode();
+}
+
+// Of the three kinds a device may use one at a time; switching goes through none.
+void PassthroughFunction::UpdateInterrupts() {
+  const bool msix = msix_ != nullptr && (config_.msix_control() & PCI_MSIX_FLAGS_ENABLE) != 0;
+  const auto registers = config_.MsiRegisters();
+  const bool msi = !msix && msi_ != nullptr && (registers[PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE) != 0;
+  if (intx_ != nullptr && (msix || msi)) intx_->Disable();
+  if (msi_ != nullptr && !msi) msi_->Reset();
+  if (msix_ != nullptr)
+    msix_->SetControl(msix, (config_.msix_control() & PCI_MSIX_FLAGS_MASKALL) != 0);
+  if (msi) msi_->Apply(registers);
+  if (intx_ == nullptr || msix || msi) return;
+  const Result<> enabled = intx_->Enable();
+  static RateLimit limit;
+  if (!enabled) LogGuest(limit, "{}: no INTx: {}", settings_.id, enabled.error().message());
+}
+
+void PassthroughFunction::DisableInterrupts() {
+  if (msix_ != nullptr) msix_->Reset();
+  if (msi_ != nullptr) msi_->Reset();
+  if (intx_ != nullptr) intx_->Disable();
+}
+
+bool PassthroughFunction::Decodes(unsigned bar) const {
+  if (lost_) return false;
+  return bars_.kind(bar) == Bars::Kind::kPorts ? decode_.ports : decode_.memory;
+}
+
+uint64_t PassthroughFunction::ReadRom(uint64_t offset, unsigned size) const {
+  uint64_t value = AllOnes(size);
+  const std::vector<std::byte>& image = settings_.rom_image;
+  const uint64_t held = image.empty() ? backend_->region(Bars::kRom).size : image.size();
+  if (offset >= held || size > held - offset) return value;
+  if (!image.empty()) {
+    value = 0;
+    std::memcpy(&value, image.data() + offset, size);
+    return value;
+  }
+  std::array<std::byte, 8> bytes{};
+  if (!backend_->Read(Bars::kRom, offset, std::span(bytes).first(size))) return value;
+  std::memcpy(&value, bytes.data(), sizeof value);
+  return value;
+}
+
+uint64_t PassthroughFunction::ReadBar(unsigned bar, uint64_t offset, unsigned size) {
+  SharedLock lock(access_);
+  if (!Decodes(bar)) return AllOnes(size);
+  if (bars_.kind(bar) == Bars::Kind::kRom) return ReadRom(offset, size);
+  if (msix_ != nullptr && msix_->Holds(bar, offset, size)) return msix_->Read(bar, offset, size);
+  std::array<std::byte, 8> bytes{};
+  if (!backend_->Read(bar, offset, std::span(bytes).first(size))) return AllOnes(size);
+  uint64_t value = 0;
+  std::memcpy(&value, bytes.data(), sizeof value);
+  return value;
+}
+
+void PassthroughFunction::WriteBar(unsigned bar, uint64_t offset, unsigned size, uint64_t value) {
+  SharedLock lock(access_);
+  if (!Decodes(bar) || bars_.kind(bar) == Bars::Kind::kRom) return;
+  if (msix_ != nullptr && msix_->Holds(bar, offset, size))
+    return msix_->Write(bar, offset, size, value);
+  std::array<std::byte, 8> bytes;
+  std::memcpy(bytes.data(), &value, sizeof value);
+  // A device that does not take it is the guest's to notice, as on hardware.
+  static_cast<void>(backend_->Write(bar, offset, std::span(bytes).first(size)));
+}
+
+void PassthroughFunction::Reset() {
+  ExclusiveLock lock(access_);
+  if (lost_) return;
+  Transition(ZapCause::kMachineReset, false, [&]() -> Result<> {
+    return backend_->can_reset() ? backend_->Reset() : Result<>();
+  });
+}
+
+void PassthroughFunction::BusReset() {
+  ExclusiveLock lock(access_);
+  if (lost_) return;
+  Transition(ZapCause::kBusReset, false, [&]() -> Result<> {
+    return backend_->can_reset() ? backend_->Reset() : Result<>();
+  });
+}
+
+void PassthroughFunction::Inject(ZapCause cause) {
+  ExclusiveLock lock(access_);
+  if (!lost_) Transition(cause, /*injected=*/true, NoHardwareStep);
+}
+
+bool PassthroughFunction::lost() const {
+  SharedLock lock(access_);
+  return lost_;
+}
+
+void PassthroughFunction::Close() {
+  const std::vector<int> watched = [&] {
+    ExclusiveLock lock(access_);
+    return std::exchange(watched_, {});
+  }();
+  for (const int fd : watched) around_.watcher.Unwatch(fd);  // without the lock that its handler takes
+  ExclusiveLock lock(access_);
+  if (backend_ == nullptr) return;
+  if (!lost_) Transition(ZapCause::kClosing, false, NoHardwareStep);
+  CloseBackend();
+}
+
+// What calls it goes before it; the traps because they hold this object.
+void PassthroughFunction::CloseBackend() {
+  for (unsigned bar = 0; bar < Bars::kCount; ++bar) bars_.SetTrap(bar, nullptr);
+  intx_.reset();
+  msi_.reset();
+  msix_.reset();
+  backend_.reset();
+}
+
+}  // namespace crossbar
