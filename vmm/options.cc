@@ -26,6 +26,7 @@ Examples:
   crossbar run --kernel build/guests/hello.elf
   crossbar run --kernel vmlinuz --initrd initrd.img --cmdline "console=ttyS0" --memory 2G --cpus 4
   crossbar run --kernel build/guests/echo.elf --report report.json --log debug
+  crossbar run --kernel vmlinuz --initrd initrd.img --device 0000:01:00.0 --device 0000:02:00.0,id=gpu
   crossbar run --config vm.conf            (vm.conf: kernel = vmlinuz, one option a line)
 
 On a terminal, Ctrl-A x ends the guest.
@@ -46,6 +47,9 @@ po::options_description Describe() {
       ("initrd", po::value<std::string>()->value_name("FILE"), "initial RAM disk")            //
       ("module", po::value<std::vector<std::string>>()->value_name("FILE[=ARGS]"),
        "further boot module (PVH, Multiboot); may be repeated")                               //
+      ("device", po::value<std::vector<std::string>>()->value_name("SPEC"),
+       "PCI device of the host to pass through, as 0000:01:00.0[,id=NAME][,slot=NN][,p2p=on|off]"
+       "[,rom=FILE|off]; may be repeated")                                                    //
       ("cmdline", po::value<std::string>()->value_name("STR"), "kernel command line")         //
       ("memory", po::value<std::string>()->value_name("SIZE")->default_value("512M"),
        "guest RAM, with suffix K, M, G or T")                                                 //
@@ -172,6 +176,9 @@ Result<RunOptions> ParseRunOptions(const std::vector<std::string>& arguments) {
     options.modules.push_back(
         {module.substr(0, equals), equals == std::string::npos ? "" : module.substr(equals + 1)});
   }
+  for (const std::string& device : list("device"))
+    options.devices.push_back(
+        TRY(Within(ParseDeviceSpec(device), [&] { return fmt::format("--device {}", device); })));
   options.failpoints = list("failpoint");
   options.memory_bytes = TRY(Within(ParseSize(text("memory")), [] { return "--memory"; }));
   options.cpus = TRY(ParseCpus(text("cpus")));

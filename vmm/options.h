@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/result.h"
 #include "memory/guest_ram.h"
+#include "vmm/device_spec.h"
 
 namespace crossbar {
 
@@ -21,6 +22,7 @@ struct RunOptions {
   std::string kernel;
   std::string initrd;           // empty: none
   std::vector<Module> modules;  // after the initrd
+  std::vector<DeviceSpec> devices;
   std::string command_line;
   uint64_t memory_bytes = 512 * kMiB;
   unsigned cpus = 1;

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/sys.h"
+#include "vmm/passthrough_report.h"
 
 namespace crossbar {
 namespace {
@@ -159,6 +160,8 @@ Result<std::string> RenderReport(Vm& vm, const StartupPhases& phases, const Stop
                       {"overhead_bytes", overhead}};
   report["memslots"] = MemslotsJson(vm.memslots());
   report["exits"] = ExitsJson(vm);
+  if (vm.passthrough() != nullptr)
+    report["passthrough"] = PassthroughJson(*vm.passthrough(), vm.address_space().Peers());
   return report.dump(2) + "\n";
 }
 

@@ -80,7 +80,14 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
       GuestCpuid::FromKvm(kvm.fd(), kvm.Capability(KVM_CAP_TSC_DEADLINE_TIMER) != 0));
   phases.Mark("kvm");
 
+  // Before the layout: what an IOMMU translates is known only once all groups are attached.
+  std::unique_ptr<Passthrough> passthrough;
   X86PlatformRequest request;
+  if (!options.devices.empty()) {
+    passthrough = TRY(Passthrough::Open(options.devices));
+    request.unusable = passthrough->unusable();
+    phases.Mark("open devices");
+  }
   request.memory_bytes = options.memory_bytes;
   request.cpus = options.cpus;
   request.physical_address_bits = cpuid.physical_address_bits();
@@ -95,6 +102,7 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
   std::unique_ptr<Vm> vm(new Vm({options, phases, std::move(kvm), std::move(vm_fd),
                                  std::move(stop), std::move(loop), std::move(cpuid),
                                  std::move(platform), std::move(ram), std::move(memslots)}));
+  vm->passthrough_ = std::move(passthrough);
   TRY(vm->OpenImages());
   // Slots before the interrupt controllers: those register devices on KVM's I/O buses, and the next
   // memslot update would wait a grace period of several milliseconds for that (kvm_main.c,
@@ -105,6 +113,10 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
   phases.Mark("irqchip");
   TRY(vm->MakeDevices());
   phases.Mark("devices");
+  if (vm->passthrough_ != nullptr) {
+    TRY(vm->ConnectPassthrough());
+    phases.Mark("passthrough");
+  }
   TRY(vm->MakeVcpus());
   phases.Mark("vcpus");
   TRY(vm->LoadAndEnter(/*fresh=*/true));
@@ -141,6 +153,15 @@ Result<> Vm::MakeDevices() {
   return devices_->AttachTo(pio_, mmio_, platform_);
 }
 
+Result<> Vm::ConnectPassthrough() {
+  const Passthrough::Machine machine{
+      vm_fd_.get(), static_cast<uint32_t>(kvm_.Capability(KVM_CAP_IRQ_ROUTING)),
+      platform_,    address_space_,
+      devices_->pci(), mmio_,
+      pio_};
+  return passthrough_->Connect(machine);
+}
+
 Result<> Vm::MakeVcpus() {
   TRY(Vcpu::PrepareSignals());
   for (const uint32_t id : platform_.cpu_ids) {
@@ -153,6 +174,7 @@ Result<> Vm::MakeVcpus() {
 }
 
 Result<> Vm::LoadAndEnter(bool fresh) {
+  if (passthrough_ != nullptr) TRY(passthrough_->AssignResources());
   LoadRequest request;
   request.kernel = kernel_.get();
   request.initrd = initrd_.get();

@@ -19,6 +19,7 @@
 #include "vmm/event_loop.h"
 #include "vmm/kvm.h"
 #include "vmm/options.h"
+#include "vmm/passthrough.h"
 #include "vmm/phases.h"
 #include "vmm/stop.h"
 #include "vmm/vcpu.h"
@@ -45,6 +46,8 @@ class Vm {
   const LoadedGuest& loaded() const { return loaded_; }
   BootMarker& boot_marker() { return devices_->boot_marker(); }
   unsigned reboots() const { return reboots_; }
+  // Null where no device is passed through.
+  const Passthrough* passthrough() const { return passthrough_.get(); }
 
   // For what is placed in the machine from outside (tests): before Run, or with its own locking.
   AddressSpace& address_space() { return address_space_; }
@@ -57,6 +60,7 @@ class Vm {
   Result<> OpenImages();
   Result<> MapRam();
   Result<> MakeDevices();
+  Result<> ConnectPassthrough();
   Result<> MakeVcpus();
   // Tables, device tree, kernel and boot registers; `fresh` where RAM was never written.
   Result<> LoadAndEnter(bool fresh);
@@ -84,6 +88,7 @@ class Vm {
   TrapBus mmio_;
   std::unique_ptr<Console> console_;
   std::unique_ptr<X86Devices> devices_;
+  std::unique_ptr<Passthrough> passthrough_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
 
   std::unique_ptr<FdImage> kernel_;

@@ -64,8 +64,10 @@ Result<> PassthroughFunction::Discover() {
   }
   if (const auto layout = config_.msi_layout())
     msi_ = std::make_unique<Msi>(*backend_, around_.interrupts, *layout);
-  if (backend_->interrupt(VFIO_PCI_INTX_IRQ_INDEX).count != 0)
-    intx_ = std::make_unique<Intx>(*backend_, around_.interrupts, around_.watcher, around_.intx_gsi);
+  const uint32_t pin = config_.Read(PCI_INTERRUPT_PIN, 1);
+  if (backend_->interrupt(VFIO_PCI_INTX_IRQ_INDEX).count != 0 && pin >= 1 && pin <= 4)
+    intx_ = std::make_unique<Intx>(*backend_, around_.interrupts, around_.watcher,
+                                   around_.intx_gsi[pin - 1]);
 
   Bars::Options options;
   options.peers_may_map = settings_.p2p;

@@ -7,6 +7,7 @@
 // are ordered (G1, G2).
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -42,7 +43,7 @@ class PassthroughFunction : public PciFunction,
     EventWatcher& watcher;
     ZapLog& zaps;
     Bars::Windows windows;
-    uint32_t intx_gsi = 0;  // of the pin that the device's interrupt arrives at
+    std::array<uint32_t, 4> intx_gsi{};  // where INTA to INTD of its place on the bus arrive
   };
   struct Settings {
     std::string id;  // for people; the matrix calls the device so

@@ -36,6 +36,7 @@ struct FakeDevice {
     config.Set<uint16_t>(PCI_STATUS, PCI_STATUS_CAP_LIST);
     config.Set<uint16_t>(PCI_COMMAND, PCI_COMMAND_MEMORY);  // as the driver leaves it at open
     config.Set<uint8_t>(PCI_CAPABILITY_LIST, kPower);
+    config.Set<uint8_t>(PCI_INTERRUPT_PIN, 1);
     Capability(kPower, PCI_CAP_ID_PM, kMsi);
     Capability(kMsi, PCI_CAP_ID_MSI, 0x68);
     Capability(0x68, PCI_CAP_ID_HT, kMsix);

@@ -28,7 +28,7 @@ struct PassthroughRig {
     heart.recorder.Take();
   }
   PassthroughFunction::Surroundings Around() {
-    return {heart.space, router, watcher, zaps, windows, 16};
+    return {heart.space, router, watcher, zaps, windows, {16, 17, 18, 19}};
   }
 
   uint32_t Read(uint16_t offset, unsigned size) { return function->ReadConfig(offset, size); }

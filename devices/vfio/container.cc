@@ -1,0 +1,128 @@
+#include "devices/vfio/container.h"
+
+#include <fcntl.h>
+#include <linux/vfio.h>
+#include <sys/resource.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/sys.h"
+#include "devices/vfio/info.h"
+
+namespace crossbar {
+namespace {
+
+Error WithoutRemapping(Error error) {
+  return std::move(error).WithHint(
+      "the host must be able to remap interrupts (intremap of the IOMMU), or the risk be taken with "
+      "the parameter allow_unsafe_interrupts=1 of vfio_iommu_type1");
+}
+
+// RLIMIT_MEMLOCK counts guest RAM that is pinned, not BARs (vfio_iommu_type1.c, vfio_pin_pages_remote).
+Error WithMemlock(Error error, uint64_t size) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return error;
+  return std::move(error).WithHint(fmt::format(
+      "all guest RAM is locked: raise RLIMIT_MEMLOCK (ulimit -l), now {} KiB, by at least {} KiB",
+      limit.rlim_cur / kKiB, size / kKiB));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<VfioContainer>> VfioContainer::Open(const HostRoots& roots, unsigned number) {
+  const std::string path = roots.dev + "/vfio/vfio";
+  auto fd = sys::Open(path, O_RDWR);
+  if (!fd)
+    return std::unexpected(std::move(fd).error().WithHint("load the module vfio-pci"));
+  const int version = TRY(sys::Ioctl(fd->get(), SYS_REQUEST(VFIO_GET_API_VERSION)));
+  if (version != VFIO_API_VERSION)
+    return Fail("{} speaks version {} of VFIO, not {}", path, version, VFIO_API_VERSION);
+  if (TRY(sys::Ioctl(fd->get(), SYS_REQUEST(VFIO_CHECK_EXTENSION), VFIO_TYPE1v2_IOMMU)) == 0) {
+    return std::unexpected(Error::Of("the kernel offers no VFIO type 1 IOMMU")
+                               .WithHint("load the module vfio_iommu_type1, and see that the IOMMU "
+                                         "is on (intel_iommu=on on the kernel's command line)"));
+  }
+  return std::unique_ptr<VfioContainer>(
+      new VfioContainer(fmt::format("type1 container {}", number), *std::move(fd)));
+}
+
+Result<> VfioContainer::Attach(const VfioGroup& group) {
+  const int container = fd_.get();
+  auto attached = sys::Ioctl(group.fd(), SYS_REQUEST(VFIO_GROUP_SET_CONTAINER), &container,
+                             [&] { return fmt::format("group {}", group.number()); });
+  if (!attached) {
+    Error error = std::move(attached).error();
+    return std::unexpected(error.code() == EPERM ? WithoutRemapping(std::move(error))
+                                                 : std::move(error));
+  }
+  if (has_iommu_) return {};
+  auto set = sys::Ioctl(container, SYS_REQUEST(VFIO_SET_IOMMU), VFIO_TYPE1v2_IOMMU);
+  if (!set) {
+    Error error = std::move(set).error();
+    return std::unexpected(error.code() == EPERM ? WithoutRemapping(std::move(error))
+                                                 : std::move(error));
+  }
+  has_iommu_ = true;
+  return {};
+}
+
+Result<std::vector<GuestRange>> VfioContainer::IovaRanges() const {
+  const VfioInfo<vfio_iommu_type1_info> info =
+      TRY(VfioInfo<vfio_iommu_type1_info>::Get(fd_.get(), SYS_REQUEST(VFIO_IOMMU_GET_INFO)));
+  std::vector<GuestRange> ranges;
+  if ((info.fixed().flags & VFIO_IOMMU_INFO_CAPS) == 0) return ranges;
+  const auto found = info.Capability(info.fixed().cap_offset, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE);
+  if (found.empty()) return ranges;
+  for (const vfio_iova_range& range :
+       ElementsOf<vfio_iova_range>(found, offsetof(vfio_iommu_type1_info_cap_iova_range, nr_iovas),
+                                   sizeof(vfio_iommu_type1_info_cap_iova_range))) {
+    // [0, 2^64) has a size that 64 bits do not hold; the last page is of no use to anybody.
+    const uint64_t size = range.end - range.start + 1;
+    ranges.push_back({Gpa(range.start), size != 0 ? size : AlignDown(~0ull, kPageSize)});
+  }
+  return ranges;
+}
+
+Result<std::string> VfioContainer::Map(GuestRange range, const Backing& backing) {
+  if (backing.host == Hva()) return Fail("it is not mapped in this process");
+  vfio_iommu_type1_dma_map map{};
+  map.argsz = sizeof map;
+  map.flags = VFIO_DMA_MAP_FLAG_READ | (backing.writable ? VFIO_DMA_MAP_FLAG_WRITE : 0u);
+  map.vaddr = backing.host.value();
+  map.iova = range.start.value();
+  map.size = range.size;
+  auto mapped = sys::Ioctl(fd_.get(), SYS_REQUEST(VFIO_IOMMU_MAP_DMA), &map,
+                           [&] { return fmt::format("{}", range); });
+  if (mapped) return "mmap";
+  Error error = std::move(mapped).error();
+  if (backing.kind == Backing::Kind::kRam && error.code() == ENOMEM)
+    return std::unexpected(WithMemlock(std::move(error), range.size));
+  if (error.code() == EINVAL)
+    return std::unexpected(std::move(error).Within("outside what the IOMMU translates"));
+  return std::unexpected(std::move(error));
+}
+
+DmaDomain::UnmapTicket VfioContainer::StartUnmap(GuestRange range) {
+  vfio_iommu_type1_dma_unmap unmap{};
+  unmap.argsz = sizeof unmap;
+  unmap.iova = range.start.value();
+  unmap.size = range.size;
+  const Result<int> result = sys::Ioctl(fd_.get(), SYS_REQUEST(VFIO_IOMMU_UNMAP_DMA), &unmap,
+                                        [&] { return fmt::format("{}", range); });
+  Unmapped unmapped;
+  unmapped.bytes = unmap.size;
+  if (!result) unmapped = {Unmapped::State::kFailed, 0, result.error()};
+  done_.emplace(++last_ticket_, std::move(unmapped));
+  return last_ticket_;
+}
+
+DmaDomain::Unmapped VfioContainer::AwaitUnmap(UnmapTicket ticket, Deadline) {
+  auto done = done_.extract(ticket);
+  CHECK(!done.empty());
+  return std::move(done.mapped());
+}
+
+}  // namespace crossbar

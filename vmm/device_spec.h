@@ -1,0 +1,25 @@
+// DeviceSpec: one --device of the command line, parsed and checked in itself. A value.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+
+namespace crossbar {
+
+struct DeviceSpec {
+  std::string host;              // PCI address on the host: "0000:01:00.0"
+  std::string id;                // for people; unique
+  std::optional<uint8_t> slot;   // device number on the guest's root bus, 1 to 31; else the first free
+  bool p2p = true;               // its BARs are targets of the other devices' DMA
+  bool rom = true;               // the guest sees an expansion ROM if there is one
+  std::string rom_file;          // in place of the device's own
+};
+
+// "0000:01:00.0,id=nic,slot=3,p2p=off,rom=FILE", "host=...", "path=/sys/bus/pci/devices/...". The error
+// says what is wrong with which part.
+Result<DeviceSpec> ParseDeviceSpec(const std::string& text);
+
+}  // namespace crossbar

@@ -1,0 +1,54 @@
+#include "vmm/device_spec.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace crossbar {
+namespace {
+
+TEST(DeviceSpec, TakesEachWayToNameADevice) {
+  for (const char* text : {"0000:01:00.0", "01:00.0", "host=0000:01:00.0", "host=1:0.0",
+                           "path=/sys/bus/pci/devices/0000:01:00.0",
+                           "path=/sys/bus/pci/devices/0000:01:00.0/"}) {
+    const auto spec = ParseDeviceSpec(text);
+    ASSERT_TRUE(spec) << text << ": " << spec.error().message();
+    EXPECT_EQ(spec->host, "0000:01:00.0");
+    EXPECT_EQ(spec->id, "0000:01:00.0");
+    EXPECT_TRUE(spec->p2p && spec->rom && !spec->slot);
+  }
+}
+
+TEST(DeviceSpec, TakesItsOptions) {
+  const auto spec = ParseDeviceSpec("0001:02:1f.7,id=nic,slot=1f,p2p=off,rom=a/b=c.rom");
+  ASSERT_TRUE(spec);
+  EXPECT_EQ(spec->host, "0001:02:1f.7");
+  EXPECT_EQ(spec->id, "nic");
+  EXPECT_EQ(spec->slot, 0x1f);
+  EXPECT_FALSE(spec->p2p);
+  EXPECT_EQ(spec->rom_file, "a/b=c.rom");
+  EXPECT_FALSE(ParseDeviceSpec("01:00.0,rom=off")->rom);
+}
+
+TEST(DeviceSpec, SaysWhatIsWrong) {
+  const auto error = [](const char* text) {
+    const auto spec = ParseDeviceSpec(text);
+    return spec ? "none" : spec.error().message();
+  };
+  using ::testing::HasSubstr;
+  EXPECT_THAT(error(""), HasSubstr("names no device"));
+  EXPECT_THAT(error("id=nic"), HasSubstr("names no device"));
+  EXPECT_THAT(error("eth0"), HasSubstr("'eth0' is not a PCI address"));
+  EXPECT_THAT(error("01:20.0"), HasSubstr("00 to 1f"));
+  EXPECT_THAT(error("01:00.0x"), HasSubstr("not a PCI address"));
+  EXPECT_THAT(error("01:00.0,slot=0"), HasSubstr("slot=0"));
+  EXPECT_THAT(error("01:00.0,slot=20"), HasSubstr("slot=20"));
+  EXPECT_THAT(error("01:00.0,p2p=yes"), HasSubstr("p2p=yes is not on or off"));
+  EXPECT_THAT(error("01:00.0,p2p"), HasSubstr("'p2p' is not NAME=VALUE"));
+  EXPECT_THAT(error("01:00.0,rom="), HasSubstr("rom= has no value"));
+  EXPECT_THAT(error("01:00.0,speed=9"), HasSubstr("there is no speed="));
+  EXPECT_THAT(error("01:00.0,id=a,id=b"), HasSubstr("id= is given twice"));
+  EXPECT_THAT(error("01:00.0,path=/sys/bus/pci/devices/0000:01:00.0"), HasSubstr("names no device"));
+}
+
+}  // namespace
+}  // namespace crossbar

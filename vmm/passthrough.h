@@ -1,0 +1,84 @@
+// Passthrough: the passed-through devices of one VM: opened before the machine is laid out, connected
+// to it after, closed before it ends.
+//
+// Owned by Vm. Main thread.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/result.h"
+#include "boot/platform_info.h"
+#include "devices/bus.h"
+#include "devices/passthrough/function.h"
+#include "devices/passthrough/zap_notification.h"
+#include "devices/pci_firmware.h"
+#include "devices/pci_root.h"
+#include "devices/vfio/host.h"
+#include "memory/address_space.h"
+#include "vmm/device_spec.h"
+#include "vmm/kvm_interrupt_router.h"
+#include "vmm/watcher_thread.h"
+
+namespace crossbar {
+
+class Passthrough {
+ public:
+  // What the devices are connected to; all of it outlives this.
+  struct Machine {
+    int vm_fd = -1;
+    uint32_t most_routes = 0;  // KVM_CAP_IRQ_ROUTING
+    const PlatformInfo& platform;
+    AddressSpace& space;
+    PciRoot& pci;
+    TrapBus& mmio;
+    TrapBus& pio;
+  };
+
+  // Opens all devices, so that every group is attached before anything is mapped. Errors name the
+  // device.
+  static Result<std::unique_ptr<Passthrough>> Open(const std::vector<DeviceSpec>& specs);
+  ~Passthrough() { Close(); }
+
+  // Where neither RAM nor BARs may be.
+  const std::vector<GuestRange>& unusable() const { return unusable_; }
+
+  // Maps RAM for the devices' DMA and puts them on the root bus. Errors name the device.
+  Result<> Connect(const Machine& machine);
+  // As firmware does, before each boot.
+  Result<> AssignResources();
+
+  // Every device is taken away and closed; then the domains end.
+  void Close();
+
+  const std::vector<std::shared_ptr<PassthroughFunction>>& functions() const { return functions_; }
+  const ZapLog& zaps() const { return zaps_; }
+
+ private:
+  struct Opened {
+    DeviceSpec spec;
+    std::unique_ptr<VfioBackend> backend;
+    std::vector<std::byte> rom;
+  };
+
+  Passthrough() = default;
+  Result<> RegisterGroups(int vm_fd);
+  Result<> ConnectWindows(const Machine& machine);
+  Result<> ConnectDevice(const Machine& machine, Opened opened);
+
+  VfioHost host_;
+  std::vector<GuestRange> unusable_;
+  std::vector<Opened> opened_;  // until Connect
+  ZapLog zaps_;
+
+  Fd kvm_vfio_;
+  std::unique_ptr<KvmInterruptRouter> interrupts_;
+  std::unique_ptr<WatcherThread> watcher_;
+  std::vector<AddressSpace::DomainHandle> domains_;
+  Bars::Windows windows_;
+  PciRoot* pci_ = nullptr;
+  PciWindows layout_;
+  std::vector<std::shared_ptr<PassthroughFunction>> functions_;
+};
+
+}  // namespace crossbar
