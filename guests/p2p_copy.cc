@@ -1,7 +1,7 @@
 // p2p_copy: one device DMAs straight into another device's BAR and out of it, byte for byte.
 //
-// The initiator is the first edu-compatible device, the target a BAR of memory: that of the first
-// ivshmem-plain-compatible device, or target=0xVVVVDDDD bar=N. at=OFFSET says where in the BAR.
+// The initiator is the first edu-compatible device, the target a BAR of memory (lib/p2p.h);
+// at=OFFSET says where in it.
 //
 // For each size: RAM -> engine -> BAR, checked by the CPU; then a pattern of the CPU's in the BAR ->
 // engine -> RAM, checked in RAM. What lies around the copied range must not change. First by polling,
@@ -24,21 +24,20 @@
 #include "lib/guest.h"
 #include "lib/heap.h"
 #include "lib/io.h"
-#include "lib/paging.h"
+#include "lib/p2p.h"
 #include "lib/print.h"
-#include "lib/random.h"
 #include "lib/time.h"
 #include "lib/trap.h"
 
 namespace guest {
 namespace {
 
-constexpr uint64_t kIvshmem = 0x1af41110;
 constexpr uint8_t kVector = 0x41;
 constexpr uint64_t kMargin = 64;
 constexpr uint64_t kBeside = 0xa5a5a5a5a5a5a5a5;
 
 constinit Edu edu;
+constinit Target target;
 constinit volatile uint64_t interrupts = 0;
 
 void OnInterrupt(TrapFrame&) {
@@ -47,38 +46,18 @@ void OnInterrupt(TrapFrame&) {
   LocalApicEnd();
 }
 
-uint64_t TargetBar() {
-  const uint64_t target = CommandLineNumber("target", kIvshmem);
-  PciFunction function;
-  CHECK(2, FindFunction(static_cast<uint16_t>(target >> 16), static_cast<uint16_t>(target), &function),
-        "%04lx:%04lx", target >> 16, target & 0xffff);
-  Bar bar;
-  const auto index = static_cast<unsigned>(CommandLineNumber("bar", 2));
-  CHECK(2, ReadBar(function, index, &bar) && bar.range.size != 0 && !bar.io, "BAR %u", index);
-  Map(bar.range, Caching::kUncached);
-  WriteConfig16(function.bdf, pci::kCommand, pci::kCommandMemory | pci::kCommandMaster);
-  Print("target %02x:%02x.%u BAR %u at 0x%lx, %lu KiB\n", function.bdf.bus, function.bdf.device,
-        function.bdf.function, index, bar.range.start, bar.range.size / 1024);
-  return bar.range.start + CommandLineNumber("at", 0);
-}
-
 // Fills [address - kMargin, address + size + kMargin): a pattern from `seed`, kBeside around it.
 void Fill(uint64_t address, uint64_t size, uint64_t seed) {
   for (uint64_t i = 0; i < kMargin; i += 8) {
     Write<uint64_t>(address - kMargin + i, kBeside);
     Write<uint64_t>(address + size + i, kBeside);
   }
-  Random random(seed);
-  for (uint64_t i = 0; i < size; i += 8) Write<uint64_t>(address + i, random.Next());
+  FillPattern(address, size, seed);
 }
 
 void Compare(unsigned check, uint64_t address, uint64_t size, uint64_t seed) {
-  Random random(seed);
-  for (uint64_t i = 0; i < size; i += 8) {
-    const uint64_t want = random.Next();
-    const uint64_t got = Read<uint64_t>(address + i);
-    CHECK(check, got == want, "0x%lx: 0x%lx, not 0x%lx", address + i, got, want);
-  }
+  uint64_t where, got;
+  CHECK(check, HoldsPattern(address, size, seed, &where, &got), "0x%lx holds 0x%lx", where, got);
   for (uint64_t i = 0; i < kMargin; i += 8) {
     CHECK(6, Read<uint64_t>(address - kMargin + i) == kBeside, "below 0x%lx", address);
     CHECK(6, Read<uint64_t>(address + size + i) == kBeside, "above 0x%lx", address + size);
@@ -118,7 +97,11 @@ void CopyBothWays(uint64_t bar, uint64_t ram, uint64_t size, uint64_t seed, bool
 
 void GuestMain() {
   CHECK(1, edu.Start() && edu.Alive(), "no edu-compatible device answers");
-  const uint64_t bar = TargetBar() + kPageSize;
+  CHECK(2, target.Start(), "no target");
+  Print("target %02x:%02x.%u BAR %u at 0x%lx, %lu KiB\n", target.function().bdf.bus,
+        target.function().bdf.device, target.function().bdf.function, target.bar(), target.start(),
+        target.size() / 1024);
+  const uint64_t bar = target.start() + CommandLineNumber("at", kPageSize);
   const uint64_t ram = reinterpret_cast<uint64_t>(AllocatePages(4)) + kPageSize;
   unsigned copies = 0;
   const auto run = [&](bool by_interrupt) {

@@ -188,34 +188,35 @@ void Bars::Withdraw(Bar& bar) {
   bar.place.reset();
 }
 
-void Bars::Place(Decode decode, unsigned& zapped) {
+void Bars::ZapMappings(std::span<Bar* const> bars, Zapped& zapped) {
+  std::vector<AddressSpace::Mapping*> mappings;
+  for (Bar* const bar : bars) {
+    if (!bar->mapping.held()) continue;
+    mappings.push_back(&bar->mapping);
+    zapped.pieces += static_cast<unsigned>(bar->pieces.size());
+  }
+  if (!mappings.empty()) zapped.times = space_.Zap(mappings);
+}
+
+void Bars::Place(Decode decode, Zapped& zapped) {
   for (unsigned i = 0; i < kCount; ++i) {
-    Bar& bar = bars_[i];
+    Bar* const bar = &bars_[i];
     PciWindow* window = nullptr;
     const std::optional<uint64_t> wanted = Wanted(i, decode, window);
-    if (bar.place == wanted) continue;
-    if (bar.mapping.held()) {
-      AddressSpace::Mapping* const mapping = &bar.mapping;
-      zapped += static_cast<unsigned>(bar.pieces.size());
-      space_.Zap(std::span(&mapping, 1));
-    }
-    Withdraw(bar);
-    if (wanted) Settle(bar, *wanted, window);
+    if (bar->place == wanted) continue;
+    ZapMappings(std::span(&bar, 1), zapped);
+    Withdraw(*bar);
+    if (wanted) Settle(*bar, *wanted, window);
   }
 }
 
-AddressSpace::ZapTimes Bars::Zap(unsigned& zapped) {
-  std::vector<AddressSpace::Mapping*> mappings;
-  for (Bar& bar : bars_) {
-    if (!bar.mapping.held()) continue;
-    mappings.push_back(&bar.mapping);
-    zapped += static_cast<unsigned>(bar.pieces.size());
-  }
-  AddressSpace::ZapTimes times = space_.Zap(mappings);
+void Bars::Zap(Zapped& zapped) {
+  std::vector<Bar*> all;
+  for (Bar& bar : bars_) all.push_back(&bar);
+  ZapMappings(all, zapped);
   // Ports stay: no cause that only ends memory decode may interrupt them.
   for (Bar& bar : bars_)
     if (bar.kind != Kind::kPorts) Withdraw(bar);
-  return times;
 }
 
 }  // namespace crossbar

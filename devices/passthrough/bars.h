@@ -45,6 +45,11 @@ class Bars {
     bool ports = false;
     bool operator==(const Decode&) const = default;
   };
+  // What was taken away, and when each stage of the last zap was done.
+  struct Zapped {
+    unsigned pieces = 0;
+    AddressSpace::ZapTimes times;  // meaningless while `pieces` is 0
+  };
   struct Options {
     bool peers_may_map = true;
     uint64_t rom_size = 0;  // 0: no expansion ROM
@@ -71,10 +76,10 @@ class Bars {
 
   // G1: brings what is placed into line with the registers and `decode`, which the hardware does
   // already. What stays where it is costs nothing (G9); what moves leaves its old place first. A BAR
-  // whose memory cannot be placed is trapped. Adds the pieces that went away to `zapped`.
-  void Place(Decode decode, unsigned& zapped);
+  // whose memory cannot be placed is trapped. Adds to `zapped`.
+  void Place(Decode decode, Zapped& zapped);
   // G2: takes every memory BAR away, all in one zap. Costs nothing where nothing is placed.
-  AddressSpace::ZapTimes Zap(unsigned& zapped);
+  void Zap(Zapped& zapped);
 
  private:
   struct Piece {
@@ -99,6 +104,7 @@ class Bars {
   void MapPieces(unsigned index, BarOwner& owner, const Msix* msix, bool peers_may_map);
   // Where the guest wants the BAR, if it can be there.
   std::optional<uint64_t> Wanted(unsigned index, Decode decode, PciWindow*& window) const;
+  void ZapMappings(std::span<Bar* const> bars, Zapped& zapped);
   void Settle(Bar& bar, uint64_t start, PciWindow* window);
   void Withdraw(Bar& bar);
 

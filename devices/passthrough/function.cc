@@ -206,11 +206,8 @@ void PassthroughFunction::Transition(ZapCause cause, bool injected, const Hardwa
   notification.noticed = ZapNotification::Clock::now();
   const ZapPolicy policy = PolicyOf(cause);
   // Before the hardware stops answering; free if nothing is placed.
-  if (policy.interrupts_decode) {
-    const AddressSpace::ZapTimes times = bars_.Zap(notification.pieces);
-    notification.dma_out = times.dma_out;
-    notification.slots_out = times.slots_out;
-  }
+  Bars::Zapped zapped;
+  if (policy.interrupts_decode) bars_.Zap(zapped);
   if (policy.resets) DisableInterrupts();
   const Result<> done = policy.stays_down ? Result<>() : hardware();
   if (!done)
@@ -221,20 +218,22 @@ void PassthroughFunction::Transition(ZapCause cause, bool injected, const Hardwa
   } else {
     if (policy.resets) ForgetReset();
     decode_ = ReadDecode();
-    bars_.Place(decode_, notification.pieces);  // it answers again; free for what is placed
+    bars_.Place(decode_, zapped);  // it answers again; free for what is placed
   }
   notification.hardware_done = ZapNotification::Clock::now();
-  if (notification.dma_out == ZapNotification::Clock::time_point())
-    notification.dma_out = notification.slots_out = notification.hardware_done;
+  notification.pieces = zapped.pieces;
+  const bool took = zapped.pieces != 0;
+  notification.dma_out = took ? zapped.times.dma_out : notification.noticed;
+  notification.slots_out = took ? zapped.times.slots_out : notification.noticed;
   zaps_.Add(std::move(notification));
 }
 
 // Sticky: a lost device reads all ones, and its end as an initiator comes with its end as a target.
 void PassthroughFunction::Lose() {
-  unsigned pieces = 0;
-  bars_.Zap(pieces);
+  Bars::Zapped zapped;
+  bars_.Zap(zapped);
   decode_ = {};
-  bars_.Place(decode_, pieces);
+  bars_.Place(decode_, zapped);
   DisableInterrupts();
   if (backend_ != nullptr) backend_->LeaveBus();
   lost_ = true;

@@ -1,0 +1,106 @@
+#include "lib/p2p.h"
+
+#include "lib/command_line.h"
+#include "lib/io.h"
+#include "lib/paging.h"
+#include "lib/random.h"
+#include "lib/string.h"
+#include "lib/time.h"
+
+namespace guest {
+namespace {
+
+constexpr uint64_t kIvshmem = 0x1af41110;
+constexpr unsigned kPowerControl = 4;       // of the power management capability
+constexpr unsigned kDeviceCapabilities = 4;  // of the PCIe capability
+constexpr unsigned kDeviceControl = 8;
+constexpr uint32_t kCanReset = 1 << 28;
+constexpr uint16_t kStartReset = 1 << 15;
+constexpr uint64_t kResetTime = 100'000;  // microseconds (PCIe 6.0, 6.6.2)
+constexpr uint16_t kDecode = pci::kCommandMemory | pci::kCommandMaster;
+
+}  // namespace
+
+bool Target::Start() {
+  const uint64_t id = CommandLineNumber("target", kIvshmem);
+  index_ = static_cast<unsigned>(CommandLineNumber("bar", 2));
+  if (!FindFunction(static_cast<uint16_t>(id >> 16), static_cast<uint16_t>(id), &function_))
+    return false;
+  Bar bar;
+  if (!ReadBar(function_, index_, &bar) || bar.range.size == 0 || bar.io) return false;
+  range_ = bar.range;
+  Map({range_.start, 2 * range_.size}, Caching::kUncached);  // kMove goes right above
+  for (unsigned i = 0; i < 6; ++i) registers_[i] = ReadConfig32(function_.bdf, pci::kBar0 + 4 * i);
+  WriteConfig16(function_.bdf, pci::kCommand, kDecode);
+  return true;
+}
+
+bool Target::ParseCause(const char* name, Cause* cause) {
+  static constexpr const char* kNames[] = {"decode", "power", "reset", "move"};
+  for (unsigned i = 0; i < 4; ++i) {
+    if (!Equal(name, kNames[i])) continue;
+    *cause = static_cast<Cause>(i);
+    return true;
+  }
+  return false;
+}
+
+void Target::WriteAddress(uint64_t address) {
+  const unsigned at = pci::kBar0 + 4 * index_;
+  WriteConfig32(function_.bdf, at, static_cast<uint32_t>(address));
+  WriteConfig32(function_.bdf, at + 4, static_cast<uint32_t>(address >> 32));
+}
+
+bool Target::End(Cause cause) {
+  switch (cause) {
+    case Cause::kDecode: WriteConfig16(function_.bdf, pci::kCommand, 0); return true;
+    case Cause::kMove: WriteAddress(range_.start + range_.size); return true;
+    case Cause::kPower: {
+      const unsigned at = FindCapability(function_.bdf, pci::kCapabilityPowerManagement);
+      if (at == 0) return false;
+      WriteConfig16(function_.bdf, at + kPowerControl, 3);
+      return true;
+    }
+    case Cause::kReset: {
+      const unsigned at = FindCapability(function_.bdf, pci::kCapabilityPcie);
+      if (at == 0 || !(ReadConfig32(function_.bdf, at + kDeviceCapabilities) & kCanReset))
+        return false;
+      const uint16_t control = ReadConfig16(function_.bdf, at + kDeviceControl);
+      WriteConfig16(function_.bdf, at + kDeviceControl, control | kStartReset);
+      Delay(kResetTime);
+      return true;
+    }
+  }
+  return false;
+}
+
+void Target::Restore(Cause cause) {
+  if (cause == Cause::kPower) {
+    const unsigned at = FindCapability(function_.bdf, pci::kCapabilityPowerManagement);
+    WriteConfig16(function_.bdf, at + kPowerControl, 0);
+    Delay(10'000);  // PCI Power Management 1.2, 5.6.1
+  }
+  if (cause == Cause::kReset) {
+    for (unsigned i = 0; i < 6; ++i) WriteConfig32(function_.bdf, pci::kBar0 + 4 * i, registers_[i]);
+  }
+  if (cause == Cause::kMove) WriteAddress(range_.start);
+  WriteConfig16(function_.bdf, pci::kCommand, kDecode);
+}
+
+void FillPattern(uint64_t address, uint64_t size, uint64_t seed) {
+  Random random(seed);
+  for (uint64_t i = 0; i < size; i += 8) Write<uint64_t>(address + i, random.Next());
+}
+
+bool HoldsPattern(uint64_t address, uint64_t size, uint64_t seed, uint64_t* where, uint64_t* got) {
+  Random random(seed);
+  for (uint64_t i = 0; i < size; i += 8) {
+    const uint64_t want = random.Next();
+    *got = Read<uint64_t>(address + i);
+    *where = address + i;
+    if (*got != want) return false;
+  }
+  return true;
+}
+
+}  // namespace guest

@@ -1,0 +1,47 @@
+// What the peer-to-peer guests share: the target BAR, patterns, and the ways to end its decode.
+//
+// Boot CPU only.
+#pragma once
+
+#include <stdint.h>
+
+#include "lib/pci.h"
+
+namespace guest {
+
+// A memory BAR of a device: that of the first ivshmem-plain-compatible one, or on the command line
+// target=0xVVVVDDDD bar=N.
+class Target {
+ public:
+  // Finds it, maps it here and lets the device decode. False where there is none.
+  bool Start();
+
+  const PciFunction& function() const { return function_; }
+  unsigned bar() const { return index_; }
+  uint64_t start() const { return range_.start; }
+  uint64_t size() const { return range_.size; }
+
+  // What ends decode. kMove ends it at the old address only.
+  enum class Cause { kDecode, kPower, kReset, kMove };
+  // The device's way, by name: "decode", "power", "reset", "move". False for another name.
+  static bool ParseCause(const char* name, Cause* cause);
+  // False where the device has no such thing.
+  bool End(Cause cause);
+  // Decode as before, at the same address.
+  void Restore(Cause cause);
+
+ private:
+  void WriteAddress(uint64_t address);
+
+  PciFunction function_{};
+  unsigned index_ = 0;
+  Range range_{};
+  uint32_t registers_[6] = {};
+};
+
+// `size` (a multiple of 8) pseudo-random bytes of `seed`.
+void FillPattern(uint64_t address, uint64_t size, uint64_t seed);
+// Whether they are there; else where the first is that is not, and what is there instead.
+bool HoldsPattern(uint64_t address, uint64_t size, uint64_t seed, uint64_t* where, uint64_t* got);
+
+}  // namespace guest
