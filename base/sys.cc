@@ -48,17 +48,6 @@ Error ErrnoError(int code, std::string_view name, std::string_view detail) {
                                     : fmt::format("{} {}: {}", name, detail, ErrnoText(code)));
 }
 
-int TryIoctl(int fd, Request request, unsigned long argument) {
-  if (const int injected = failpoints::Hit(request.name); injected != 0) [[unlikely]]
-    return -injected;
-  const int result = ::ioctl(fd, request.number, argument);
-  return result >= 0 ? result : -errno;
-}
-
-int TryIoctl(int fd, Request request, const void* argument) {
-  return TryIoctl(fd, request, reinterpret_cast<unsigned long>(argument));
-}
-
 Result<int> Ioctl(int fd, Request request, unsigned long argument) {
   int result = TryIoctl(fd, request, argument);
   while (result == -EINTR) result = TryIoctl(fd, request, argument);

@@ -7,14 +7,17 @@
 
 #include <linux/types.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/types.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "base/failpoint.h"
 #include "base/fd.h"
 #include "base/result.h"
 
@@ -32,8 +35,16 @@ struct Request {
 
 // One ioctl, without a retry and without an Error: the result, or -errno. For KVM_RUN, where EINTR
 // is news, and for callers that treat some errno values as answers.
-int TryIoctl(int fd, Request request, unsigned long argument);
-int TryIoctl(int fd, Request request, const void* argument);
+// Inline for KVM_RUN: the CPU mispredicts each return past a system call (docs/decisions/005).
+inline int TryIoctl(int fd, Request request, unsigned long argument) {
+  if (const int injected = failpoints::Hit(request.name); injected != 0) [[unlikely]]
+    return -injected;
+  const int result = ::ioctl(fd, request.number, argument);
+  return result >= 0 ? result : -errno;
+}
+inline int TryIoctl(int fd, Request request, const void* argument) {
+  return TryIoctl(fd, request, reinterpret_cast<unsigned long>(argument));
+}
 
 // One ioctl with EINTR retried.
 Result<int> Ioctl(int fd, Request request, unsigned long argument = 0);

@@ -15,7 +15,7 @@
 namespace crossbar {
 
 // Sleep Control Register (ACPI 6.5, 4.8.3.7): SLP_TYP in bits 2-4, SLP_EN (write only) in bit 5.
-class SleepControl : public BusDevice {
+class SleepControl final : public BusDevice {
  public:
   static constexpr uint64_t kPorts = 1;
 
@@ -35,7 +35,7 @@ class SleepControl : public BusDevice {
 
 // Sleep Status Register (ACPI 6.5, 4.8.3.7). WAK_STS (bit 7) is set on waking; since S5 is the only
 // sleep state and ends the VM, it never is, and writing 1 to clear it clears nothing.
-class SleepStatus : public BusDevice {
+class SleepStatus final : public BusDevice {
  public:
   static constexpr uint64_t kPorts = 1;
 
@@ -61,7 +61,7 @@ class ResetControl {
 };
 
 // Port 0x64 of a keyboard controller that is not there, but for its reset line.
-class KeyboardReset : public BusDevice {
+class KeyboardReset final : public BusDevice {
  public:
   static constexpr uint64_t kPorts = 1;
 

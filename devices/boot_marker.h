@@ -13,7 +13,7 @@
 
 namespace crossbar {
 
-class BootMarker : public BusDevice {
+class BootMarker final : public BusDevice {
  public:
   static constexpr uint64_t kPorts = 1;
   static constexpr size_t kMarks = 64;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
@@ -11,46 +10,31 @@ namespace crossbar {
 
 static_assert(std::endian::native == std::endian::little, "bus values are little-endian");
 
-BusDevice* TrapBus::Cursor::Find(uint64_t address, unsigned size) {
-  const uint64_t generation = bus_.generation_.load(std::memory_order_acquire);
-  if (generation != generation_ || !entry_.Contains(address, size)) [[unlikely]] {
-    // Read before the map, so that a removal in between makes the next access look again.
-    entry_ = bus_.Lookup(address).value_or(Entry{});
-    generation_ = generation;
-    if (!entry_.Contains(address, size)) return nullptr;
-  }
-  return entry_.device.get();
+bool TrapBus::Cursor::Find(uint64_t address, unsigned size) {
+  if (!IsAccessSize(size)) return false;
+  // Read before the map, so that a removal in between makes the next access look again.
+  generation_ = bus_.generation_.load(std::memory_order_acquire);
+  entry_ = bus_.Lookup(address).value_or(Entry{});
+  return entry_.Contains(address, size);
 }
 
-void TrapBus::Cursor::Read(uint64_t address, uint8_t* data, unsigned size) {
+void TrapBus::Cursor::ReadBytes(uint64_t address, uint8_t* data, unsigned size) {
   CHECK(size >= 1 && size <= 8, "an access of {} bytes at {:#x}", size, address);
-  BusDevice* device = std::has_single_bit(size) ? Find(address, size) : nullptr;
-  if (device != nullptr) {
-    const uint64_t value = device->Read(address - entry_.start, size);
-    std::memcpy(data, &value, size);
-    return;
-  }
   std::memset(data, 0xff, size);
   if (size == 1) return;
   // No byte wraps around to address 0.
   for (unsigned i = 0; i < size && address + i >= address; ++i) Read(address + i, data + i, 1);
 }
 
-void TrapBus::Cursor::Write(uint64_t address, const uint8_t* data, unsigned size) {
+void TrapBus::Cursor::WriteBytes(uint64_t address, const uint8_t* data, unsigned size) {
   CHECK(size >= 1 && size <= 8, "an access of {} bytes at {:#x}", size, address);
-  BusDevice* device = std::has_single_bit(size) ? Find(address, size) : nullptr;
-  if (device != nullptr) {
-    uint64_t value = 0;
-    std::memcpy(&value, data, size);
-    device->Write(address - entry_.start, size, value);
-    return;
-  }
   if (size == 1) return;
   for (unsigned i = 0; i < size && address + i >= address; ++i) Write(address + i, data + i, 1);
 }
 
-Result<> TrapBus::Add(uint64_t start, uint64_t size, std::shared_ptr<BusDevice> device) {
-  CHECK(device != nullptr, "at {:#x}", start);
+Result<> TrapBus::Insert(Entry entry) {
+  const auto [start, size] = std::pair(entry.start, entry.size);
+  CHECK(entry.device != nullptr, "at {:#x}", start);
   if (size == 0) return Fail("empty range at {:#x}", start);
   const uint64_t last = start + (size - 1);
   if (last < start) return Fail("range at {:#x} of {:#x} bytes wraps", start, size);
@@ -64,7 +48,7 @@ Result<> TrapBus::Add(uint64_t start, uint64_t size, std::shared_ptr<BusDevice> 
     return Fail("{:#x}-{:#x} overlaps the device at {:#x}-{:#x}", start, last, other->start,
                 other->start + (other->size - 1));
   }
-  entries_.insert(next, Entry{start, size, std::move(device)});
+  entries_.insert(next, std::move(entry));
   return {};
 }
 

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -67,6 +68,31 @@ TEST(TrapBusTest, AnAccessReachesTheDeviceWithItsOffset) {
   WriteAt<uint16_t>(cursor, 0x10fe, 0xbeef);
   EXPECT_THAT(device->reads, ElementsAre(Access{0x10, 4, 0}));
   EXPECT_THAT(device->writes, ElementsAre(Access{0xfe, 2, 0xbeef}));
+}
+
+TEST(TrapBusTest, EachSizeMovesItsBytesAndNoOthers) {
+  TrapBus bus;
+  auto device = std::make_shared<FakeDevice>(0x5a);
+  ASSERT_TRUE(bus.Add(0, 8, device));
+  TrapBus::Cursor cursor(bus);
+  const std::array<uint8_t, 8> written = {0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88};
+  for (const unsigned size : {1u, 2u, 4u, 8u}) {
+    cursor.Write(0, written.data(), size);
+    EXPECT_EQ(device->writes.back(), (Access{0, size, 0x8877665544332211 & AllOnes(size)}));
+    std::array<uint8_t, 8> read = {};
+    cursor.Read(0, read.data(), size);
+    for (unsigned i = 0; i < 8; ++i) EXPECT_EQ(read[i], i < size ? 0x5a : 0) << size << ", " << i;
+  }
+}
+
+TEST(TrapBusTest, ADeviceAddedAsItsBaseAnswersAsItself) {
+  TrapBus bus;
+  auto device = std::make_shared<FakeDevice>(0x5a);
+  ASSERT_TRUE(bus.Add(0, 8, std::shared_ptr<BusDevice>(device)));
+  TrapBus::Cursor cursor(bus);
+  EXPECT_EQ(ReadAt<uint8_t>(cursor, 1), 0x5a);
+  WriteAt<uint8_t>(cursor, 2, 3);
+  EXPECT_THAT(device->writes, ElementsAre(Access{2, 1, 3}));
 }
 
 TEST(TrapBusTest, NobodyReadsAsAllOnesAndDropsWrites) {

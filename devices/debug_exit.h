@@ -11,7 +11,7 @@
 
 namespace crossbar {
 
-class DebugExit : public BusDevice {
+class DebugExit final : public BusDevice {
  public:
   static constexpr uint64_t kPorts = 4;
 

@@ -16,7 +16,7 @@ namespace crossbar {
 
 // 1 MiB a bus, 4 KiB a function. Accesses that are larger than 4 bytes or misaligned become the
 // fewest aligned ones, in ascending order.
-class EcamWindow : public BusDevice {
+class EcamWindow final : public BusDevice {
  public:
   // `root` outlives the window.
   explicit EcamWindow(PciRoot& root) : root_(root) {}
@@ -34,7 +34,7 @@ class EcamWindow : public BusDevice {
 // The ports 0xcf8 to 0xcff. Whole dwords at 0xcf8 are the address register; bytes at 0xcf9 are the
 // reset control register; any other access below 0xcfc is nobody's. 0xcfc to 0xcff are
 // the data of the register addressed, while bit 31 enables them.
-class Cf8Ports : public BusDevice {
+class Cf8Ports final : public BusDevice {
  public:
   static constexpr uint64_t kPorts = 8;
 

@@ -26,7 +26,7 @@ class SerialOutput {
   virtual void Write(std::span<const std::byte> data) = 0;
 };
 
-class Serial : public BusDevice {
+class Serial final : public BusDevice {
  public:
   static constexpr uint64_t kPorts = 8;
   static constexpr size_t kFifoSize = 16;

@@ -112,13 +112,20 @@ bool Vcpu::HandleRunError(int error) {
 }
 
 bool Vcpu::HandleExit() {
+  // The frequent ones by compare: a switch jumps through a table (docs/decisions/005).
+  if (run_->exit_reason == KVM_EXIT_MMIO) {
+    HandleMmio();
+    return true;
+  }
+  if (run_->exit_reason == KVM_EXIT_IO) {
+    HandlePio();
+    return true;
+  }
+  return HandleRareExit();
+}
+
+bool Vcpu::HandleRareExit() {
   switch (run_->exit_reason) {
-    case KVM_EXIT_IO:
-      HandlePio();
-      return true;
-    case KVM_EXIT_MMIO:
-      HandleMmio();
-      return true;
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
       Count(exits_.interrupted);

@@ -68,11 +68,12 @@ class Vcpu {
   Vcpu(Fd fd, uint32_t id, Surroundings surroundings);
 
   void SetImmediateExit(uint8_t value);
-  // Both: whether the guest runs on.
+  // All three: whether the guest runs on.
   bool HandleExit();
+  bool HandleRareExit();
+  bool HandleRunError(int error);
   void HandlePio();
   void HandleMmio();
-  bool HandleRunError(int error);
   void Crash(std::string facts);
   std::string Where();  // "rip 0x...": for messages
 

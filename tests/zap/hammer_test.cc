@@ -29,7 +29,7 @@ unsigned Cycles() {
 }
 
 // Reads 0 until it is time to end.
-class ControlRegister : public BusDevice {
+class ControlRegister final : public BusDevice {
  public:
   uint64_t Read(uint64_t, unsigned) override { return stop_.load() ? 1 : 0; }
   void Write(uint64_t, unsigned, uint64_t) override {}
@@ -139,7 +139,7 @@ TEST_F(HammerTest, G7AfterTheZapNoGuestAccessReachesTheBar) {
 }
 
 // A BAR as a device has it: its trap handler is under the slot, and it notices when it is lost.
-class TrappedBar : public BusDevice, public BarOwner {
+class TrappedBar final : public BusDevice, public BarOwner {
  public:
   TrappedBar(AddressSpace& space, BarMemory& memory) : space_(space), memory_(memory) {}
 
