@@ -15,7 +15,7 @@
 
 namespace crossbar {
 
-class PciWindow : public BusDevice {
+class PciWindow final : public BusDevice {
  public:
   // Of memory or of ports: [start, start + size), not empty.
   PciWindow(uint64_t start, uint64_t size) : start_(start), size_(size) {}

@@ -188,9 +188,9 @@ void PassthroughFunction::WriteConfig(uint16_t offset, unsigned size, uint32_t v
     if (decode_ != Bars::Decode()) Transition(ZapCause::kBarMoved, false, NoHardwareStep);
     return;
   }
-  const auto write = [&] { return config_.Write(offset, size, value); };
-  if (const auto cause = CauseOf(offset, size, value)) return Transition(*cause, false, write);
-  const Result<> written = write();
+  const auto step = [&] { return config_.Write(offset, size, value); };
+  if (const auto cause = CauseOf(offset, size, value)) return Transition(*cause, false, step);
+  const Result<> written = step();
   static RateLimit limit;
   if (!written)
     LogGuest(limit, "{}: a write to config register {:#x} failed: {}", settings_.id, offset,

@@ -79,7 +79,7 @@ class PassthroughFunction : public PciFunction,
  private:
   using HardwareStep = std::function<Result<>()>;
   // A BAR, as the windows see it.
-  class BarTrap : public BusDevice {
+  class BarTrap final : public BusDevice {
    public:
     BarTrap(PassthroughFunction& function, unsigned bar) : function_(function), bar_(bar) {}
     uint64_t Read(uint64_t offset, unsigned size) override {

@@ -119,7 +119,8 @@ Result<Backing> KernelBackend::MapArea(unsigned region, const Area& area) {
   const uint64_t alignment = std::min(std::bit_ceil(area.size), kLargestPage);
   HostMapping mapping = TRY(
       HostMapping::Map(fd_.get(), info.offset + area.offset, area.size, protection, alignment));
-  ::madvise(mapping.address().pointer(), mapping.size(), MADV_HUGEPAGE);  // a wish
+  // A wish: without it the kernel maps page by page.
+  static_cast<void>(sys::Madvise(mapping.address().pointer(), mapping.size(), MADV_HUGEPAGE));
   Backing backing;
   backing.writable = info.region.writable;
   backing.host = mapping.address();
