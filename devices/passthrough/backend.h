@@ -35,7 +35,7 @@ class VfioBackend {
     uint64_t size = 0;  // 0: the device has no such region
     bool readable = false;
     bool writable = false;
-    std::vector<Area> mappable;  // ascending, disjoint, within the region
+    std::vector<Area> mappable;  // for MapArea; ascending, disjoint, within the region
   };
   struct Interrupt {
     uint32_t count = 0;      // vectors; 0: the device has none of this kind
@@ -60,6 +60,8 @@ class VfioBackend {
   // Maps one mappable area of a BAR and says what stands behind it: host address, file or dma-buf,
   // physical address where it is known. The caller fills in owner, bar and bar_offset. The mapping is
   // the backend's and lives as long as it does. Called once for each area. Error: the area is trapped.
+  // With no host address it is trapped too, and still a target of DMA that the VMM forwards by Read and
+  // Write (a vfio-user device's registers).
   virtual Result<Backing> MapArea(unsigned region, const Area& area) = 0;
 
   // Which guest writes the device takes as eventfds, `address` counting from the region's start.
