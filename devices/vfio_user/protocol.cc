@@ -115,10 +115,10 @@ std::string CommandName(uint16_t command) {
 }
 
 std::vector<std::byte> EncodeVersion(const Version& version) {
+  // What is as the protocol has it by default stays unsaid: a reply may name nothing that the request
+  // did not, and should not be longer.
   Json capabilities = {{"max_msg_fds", version.max_msg_fds},
-                       {"max_data_xfer_size", version.max_data_xfer_size},
-                       {"max_dma_maps", version.max_dma_maps},
-                       {"pgsizes", version.page_sizes}};
+                       {"max_data_xfer_size", version.max_data_xfer_size}};
   if (version.twin_socket) {
     capabilities["twin_socket"]["supported"] = true;
     if (version.twin_fd_index)
