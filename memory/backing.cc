@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/sys.h"
 
@@ -22,6 +23,14 @@ void Extend(std::vector<PhysicalRange>& ranges, PhysicalRange next) {
 }
 
 }  // namespace
+
+Result<> BarOwner::ReadBar(uint8_t, uint64_t, std::span<std::byte>) {
+  return std::unexpected(sys::ErrnoError(ENOTSUP, bar_owner_name(), "forwarded DMA"));
+}
+
+Result<> BarOwner::WriteBar(uint8_t, uint64_t, std::span<const std::byte>) {
+  return std::unexpected(sys::ErrnoError(ENOTSUP, bar_owner_name(), "forwarded DMA"));
+}
 
 Backing Backing::At(uint64_t offset) const {
   Backing later = *this;

@@ -6,8 +6,10 @@
 // say no.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +28,12 @@ class BarOwner {
   // KVM could not reach the memory behind a slot of this device at `address`: it is lost, or decode
   // went off behind our back. Called on a vCPU's thread with no lock held.
   virtual void OnVanished(Gpa address) = 0;
+  // A peer's DMA that the VMM carries out for it, because the peer cannot reach the BAR itself: `data` at
+  // `offset` of `bar`. Called while a PieceTable::Pin holds the piece, which its zap waits for: takes no
+  // lock that is held over a zap (a function's), and ends well within the zap deadline. Any thread.
+  // Default: ENOTSUP.
+  virtual Result<> ReadBar(uint8_t bar, uint64_t offset, std::span<std::byte> data);
+  virtual Result<> WriteBar(uint8_t bar, uint64_t offset, std::span<const std::byte> data);
 };
 
 // Host-physical memory; for diagnostics.

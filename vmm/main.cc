@@ -14,6 +14,7 @@
 #include "vmm/exit_status.h"
 #include "vmm/options.h"
 #include "vmm/report.h"
+#include "vmm/serve.h"
 #include "vmm/vm.h"
 
 namespace crossbar {
@@ -22,6 +23,7 @@ namespace {
 constexpr const char* kUsage = R"(Crossbar: a KVM virtual machine monitor for PCI passthrough with peer-to-peer DMA
 
   crossbar run --kernel FILE [option...]   boot a guest; "crossbar run --help" lists the options
+  crossbar serve dma|memory [option...]    serve a vfio-user device; "crossbar serve --help"
   crossbar --version
   crossbar --help
 )";
@@ -67,6 +69,21 @@ int Run(const std::vector<std::string>& arguments) {
   return end->status;
 }
 
+int RunServer(const std::vector<std::string>& arguments) {
+  Result<ServeOptions> options = ParseServeOptions(arguments);
+  if (!options) {
+    return Complain(std::move(options).error().WithHint("see crossbar serve --help"),
+                    ExitStatus::kUsage);
+  }
+  if (options->help) {
+    fmt::print("{}", ServeHelp());
+    return 0;
+  }
+  log::SetLevel(options->log_level);
+  const Result<> served = Serve(*options);
+  return served ? 0 : Complain(served.error(), ExitStatus::kHostError);
+}
+
 // Whoever started us may have closed a standard descriptor. A file of ours would get its number, and
 // the console would write there.
 void OpenStandardDescriptors() {
@@ -78,6 +95,7 @@ void OpenStandardDescriptors() {
 int Main(const std::vector<std::string>& arguments) {
   const std::string command = arguments.empty() ? "--help" : arguments.front();
   if (command == "run") return Run({arguments.begin() + 1, arguments.end()});
+  if (command == "serve") return RunServer({arguments.begin() + 1, arguments.end()});
   if (command == "--version") {
     fmt::print("crossbar {}\n", CROSSBAR_VERSION);
     return 0;

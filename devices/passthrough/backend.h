@@ -23,6 +23,8 @@
 
 namespace crossbar {
 
+class AddressSpace;
+
 class VfioBackend {
  public:
   // Part of a region, from its start; whole pages.
@@ -35,7 +37,7 @@ class VfioBackend {
     uint64_t size = 0;  // 0: the device has no such region
     bool readable = false;
     bool writable = false;
-    std::vector<Area> mappable;  // ascending, disjoint, within the region
+    std::vector<Area> mappable;  // for MapArea; ascending, disjoint, within the region
   };
   struct Interrupt {
     uint32_t count = 0;      // vectors; 0: the device has none of this kind
@@ -60,6 +62,8 @@ class VfioBackend {
   // Maps one mappable area of a BAR and says what stands behind it: host address, file or dma-buf,
   // physical address where it is known. The caller fills in owner, bar and bar_offset. The mapping is
   // the backend's and lives as long as it does. Called once for each area. Error: the area is trapped.
+  // With no host address it is trapped too, and still a target of DMA that the VMM forwards by Read and
+  // Write (a vfio-user device's registers).
   virtual Result<Backing> MapArea(unsigned region, const Area& area) = 0;
 
   // Which guest writes the device takes as eventfds, `address` counting from the region's start.
@@ -82,6 +86,10 @@ class VfioBackend {
   // hung up); -1 where that cannot happen.
   virtual int lost_event() const = 0;
 
+  // Makes all guest memory reachable for the device's DMA, now and as it changes, where that is the
+  // device's own to do (vfio-user; groups of the kernel's VFIO join as a whole, devices/vfio/host.h).
+  // `space` outlives the backend. Error: RAM was refused.
+  virtual Result<> JoinBus(AddressSpace&) { return {}; }
   // The device must start no DMA any more, as far as its driver can see to that; its end of being an
   // initiator. Domains that are its alone are withdrawn. Afterwards only destruction is of use.
   virtual void LeaveBus() = 0;

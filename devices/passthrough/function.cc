@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -26,7 +27,8 @@ PassthroughFunction::PassthroughFunction(std::unique_ptr<VfioBackend> backend, S
       zaps_(around_.zaps),
       backend_(std::move(backend)),
       config_(std::move(config)),
-      bars_(around_.space, around_.windows) {
+      bars_(around_.space, around_.windows),
+      forward_(backend_) {
   for (unsigned bar = 0; bar < Bars::kCount; ++bar) traps_.emplace_back(*this, bar);
 }
 
@@ -41,6 +43,7 @@ Result<std::shared_ptr<PassthroughFunction>> PassthroughFunction::Create(
                "over reboots of the guest", backend->name());
   }
   ConfigView config = TRY(ConfigView::Create(*backend));
+  TRY(backend->JoinBus(surroundings.space));
   std::shared_ptr<PassthroughFunction> function(new PassthroughFunction(
       std::move(backend), std::move(settings), std::move(surroundings), std::move(config)));
   Result<> ready = function->Discover();
@@ -303,7 +306,7 @@ uint64_t PassthroughFunction::ReadRom(uint64_t offset, unsigned size) const {
   return value;
 }
 
-uint64_t PassthroughFunction::ReadBar(unsigned bar, uint64_t offset, unsigned size) {
+uint64_t PassthroughFunction::TrapRead(unsigned bar, uint64_t offset, unsigned size) {
   SharedLock lock(access_);
   if (!Decodes(bar)) return AllOnes(size);
   if (bars_.kind(bar) == Bars::Kind::kRom) return ReadRom(offset, size);
@@ -315,7 +318,7 @@ uint64_t PassthroughFunction::ReadBar(unsigned bar, uint64_t offset, unsigned si
   return value;
 }
 
-void PassthroughFunction::WriteBar(unsigned bar, uint64_t offset, unsigned size, uint64_t value) {
+void PassthroughFunction::TrapWrite(unsigned bar, uint64_t offset, unsigned size, uint64_t value) {
   SharedLock lock(access_);
   if (!Decodes(bar) || bars_.kind(bar) == Bars::Kind::kRom) return;
   if (msix_ != nullptr && msix_->Holds(bar, offset, size))
@@ -324,6 +327,23 @@ void PassthroughFunction::WriteBar(unsigned bar, uint64_t offset, unsigned size,
   std::memcpy(bytes.data(), &value, sizeof value);
   // A device that does not take it is the guest's to notice, as on hardware.
   static_cast<void>(backend_->Write(bar, offset, std::span(bytes).first(size)));
+}
+
+Result<std::shared_ptr<VfioBackend>> PassthroughFunction::Forward() const {
+  MutexLock lock(forward_mutex_);
+  if (forward_ == nullptr) return std::unexpected(Error(EIO, "the device is closed"));
+  return forward_;
+}
+
+Result<> PassthroughFunction::ReadBar(uint8_t bar, uint64_t offset, std::span<std::byte> data) {
+  const std::shared_ptr<VfioBackend> backend = TRY(Forward());
+  return backend->Read(bar, offset, data);
+}
+
+Result<> PassthroughFunction::WriteBar(uint8_t bar, uint64_t offset,
+                                       std::span<const std::byte> data) {
+  const std::shared_ptr<VfioBackend> backend = TRY(Forward());
+  return backend->Write(bar, offset, data);
 }
 
 void PassthroughFunction::Reset() {
@@ -370,6 +390,10 @@ void PassthroughFunction::CloseBackend() {
   intx_.reset();
   msi_.reset();
   msix_.reset();
+  {
+    MutexLock lock(forward_mutex_);
+    forward_.reset();
+  }
   backend_.reset();
 }
 

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -65,6 +66,11 @@ class PassthroughFunction : public PciFunction,
 
   std::string bar_owner_name() const override { return settings_.id; }
   void OnVanished(Gpa address) override EXCLUDES(access_);
+  // Without access_, which a zap holds while it waits for these to end.
+  Result<> ReadBar(uint8_t bar, uint64_t offset, std::span<std::byte> data) override
+      EXCLUDES(forward_mutex_);
+  Result<> WriteBar(uint8_t bar, uint64_t offset, std::span<const std::byte> data) override
+      EXCLUDES(forward_mutex_);
 
   // Does to the device what `cause` would, without its hardware step: for fault plans.
   void Inject(ZapCause cause) EXCLUDES(access_);
@@ -83,10 +89,10 @@ class PassthroughFunction : public PciFunction,
    public:
     BarTrap(PassthroughFunction& function, unsigned bar) : function_(function), bar_(bar) {}
     uint64_t Read(uint64_t offset, unsigned size) override {
-      return function_.ReadBar(bar_, offset, size);
+      return function_.TrapRead(bar_, offset, size);
     }
     void Write(uint64_t offset, unsigned size, uint64_t value) override {
-      function_.WriteBar(bar_, offset, size, value);
+      function_.TrapWrite(bar_, offset, size, value);
     }
 
    private:
@@ -98,12 +104,13 @@ class PassthroughFunction : public PciFunction,
                       Surroundings surroundings, ConfigView config);
 
   Result<> Discover() EXCLUDES(access_);
+  Result<std::shared_ptr<VfioBackend>> Forward() const EXCLUDES(forward_mutex_);
   Result<> WatchDevice() EXCLUDES(access_);
   Result<> Watch(int fd, ZapCause cause) REQUIRES(access_);
   void OnEvent(ZapCause cause) EXCLUDES(access_);
 
-  uint64_t ReadBar(unsigned bar, uint64_t offset, unsigned size) EXCLUDES(access_);
-  void WriteBar(unsigned bar, uint64_t offset, unsigned size, uint64_t value) EXCLUDES(access_);
+  uint64_t TrapRead(unsigned bar, uint64_t offset, unsigned size) EXCLUDES(access_);
+  void TrapWrite(unsigned bar, uint64_t offset, unsigned size, uint64_t value) EXCLUDES(access_);
   bool Decodes(unsigned bar) const REQUIRES_SHARED(access_);
   uint64_t ReadRom(uint64_t offset, unsigned size) const REQUIRES_SHARED(access_);
 
@@ -130,7 +137,7 @@ class PassthroughFunction : public PciFunction,
 
   // Trapped accesses hold it shared and check decode inside; whatever changes anything, alone.
   mutable SharedMutex access_;
-  std::unique_ptr<VfioBackend> backend_ GUARDED_BY(access_);  // null once closed
+  std::shared_ptr<VfioBackend> backend_ GUARDED_BY(access_);  // null once closed
   ConfigView config_ GUARDED_BY(access_);
   Bars bars_ GUARDED_BY(access_);
   Bars::Decode decode_ GUARDED_BY(access_);
@@ -138,6 +145,9 @@ class PassthroughFunction : public PciFunction,
   std::unique_ptr<Msi> msi_ GUARDED_BY(access_);
   std::unique_ptr<Msix> msix_ GUARDED_BY(access_);
   std::unique_ptr<Intx> intx_ GUARDED_BY(access_);
+
+  mutable Mutex forward_mutex_;  // held for a moment
+  std::shared_ptr<VfioBackend> forward_ GUARDED_BY(forward_mutex_);  // backend_, for peers' DMA
 
   std::vector<BarTrap> traps_;  // by BAR; constant after construction
   Fd request_event_;            // REQ; constant after Create

@@ -21,7 +21,7 @@ class FuzzInput {
   T Number() {
     T value = 0;
     const std::span<const uint8_t> bytes = Bytes(sizeof(T));
-    std::memcpy(&value, bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(&value, bytes.data(), bytes.size());
     return value;
   }
 

@@ -1,0 +1,51 @@
+// UNIX stream sockets and the descriptors that travel over them: system calls as in base/sys.h.
+//
+// Stateless; any thread. All descriptors are CLOEXEC, those received too. Nothing here waits except
+// Poll, and nothing raises SIGPIPE. Calls named Try return -errno where they fail, since EAGAIN is an
+// answer there.
+#pragma once
+
+#include <poll.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace crossbar::sys {
+
+// The most descriptors that the kernel lets one message carry (SCM_MAX_FD).
+inline constexpr size_t kMaxMessageFds = 253;
+
+Result<std::pair<Fd, Fd>> SocketPair();
+// Errors: ENOENT and ENOTSOCK or ECONNREFUSED, where nobody listens there.
+Result<Fd> ConnectUnix(const std::string& path);
+// Listens at `path`. A socket file that nobody serves any more is replaced; EADDRINUSE where somebody
+// does.
+Result<Fd> ListenUnix(const std::string& path);
+Result<Fd> Accept(int listener);
+Result<> Shutdown(int socket);
+// The process at the other end when it connected.
+Result<pid_t> PeerProcess(int socket);
+
+// As much of `parts` as fits, `fds` with its first byte.
+ssize_t TrySend(int socket, std::span<const iovec> parts, std::span<const int> fds);
+// What is there; 0 where the other end hung up. Descriptors that come along are appended to `fds`.
+ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds);
+// The same where no descriptors are expected: the kernel drops them.
+ssize_t TryReceive(int socket, std::span<std::byte> buffer);
+// Events, 0 after `timeout_ms` (-1: never), or -errno.
+int Poll(std::span<pollfd> fds, int timeout_ms);
+
+// F_GET_SEALS; EINVAL for what cannot be sealed. Does not ask the file system, so it never hangs.
+Result<int> GetSeals(int fd);
+Result<> Unlink(const std::string& path);
+// Whether `fd` is an eventfd.
+bool IsEventFd(int fd);
+
+}  // namespace crossbar::sys

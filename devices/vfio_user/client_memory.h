@@ -1,0 +1,73 @@
+// ClientMemory: the memory that a vfio-user client lets a device reach: its DMA_MAPs, and copies in and out
+// of them.
+//
+// The server's side. Owned by a DeviceServer. The server's thread maps and unmaps; device threads copy.
+// An unmap returns when no copy touches the mapping any more, as the protocol asks. The client may be
+// hostile: a file that can shrink is copied through the kernel, so that it cannot fault us.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+
+#include "base/fd.h"
+#include "base/locks.h"
+#include "devices/vfio_user/protocol.h"
+#include "memory/host_mapping.h"
+
+namespace crossbar::vfio_user {
+
+class ClientMemory {
+ public:
+  static constexpr size_t kMaxMappings = 65535;
+
+  // Reaches what came without a file: by asking the client.
+  class Asker {
+   public:
+    virtual ~Asker() = default;
+    // An errno, or 0.
+    virtual uint32_t Read(uint64_t address, std::span<std::byte> data) = 0;
+    virtual uint32_t Write(uint64_t address, std::span<const std::byte> data) = 0;
+  };
+  void SetAsker(std::shared_ptr<Asker> asker) EXCLUDES(mutex_);
+
+  // An errno, or 0: EINVAL what makes no sense, EEXIST an overlap, ENOSPC too many, what mmap said.
+  // `file` may be invalid: mapped without one.
+  uint32_t Map(const DmaMapRequest& request, Fd file) EXCLUDES(mutex_);
+  // ENOENT: no such mapping; it must be a whole one.
+  uint32_t Unmap(const DmaUnmapRequest& request) EXCLUDES(mutex_);
+  void Clear() EXCLUDES(mutex_);
+
+  // All of `data`, or an errno: EFAULT not mapped, or not for this.
+  uint32_t Read(uint64_t address, std::span<std::byte> data) EXCLUDES(mutex_);
+  uint32_t Write(uint64_t address, std::span<const std::byte> data) EXCLUDES(mutex_);
+
+  size_t size() const EXCLUDES(mutex_);
+
+ private:
+  struct Mapping {
+    uint64_t size = 0;
+    uint32_t flags = 0;
+    HostMapping memory;       // not valid: ask the client
+    bool can_shrink = false;  // copy through the kernel
+    bool closing = false;
+    unsigned users = 0;
+  };
+  using Mappings = std::map<uint64_t, Mapping>;
+
+  // Either way of a copy; where `write`, `data` is only read from.
+  uint32_t Copy(uint64_t address, std::span<std::byte> data, bool write) EXCLUDES(mutex_);
+  // One chunk of it; `size` becomes what was copied.
+  uint32_t CopyChunk(uint64_t address, std::span<std::byte> data, bool write, uint64_t& size)
+      EXCLUDES(mutex_);
+  Mappings::iterator Find(uint64_t address, uint32_t needed) REQUIRES(mutex_);
+  void Remove(Mappings::iterator mapping) REQUIRES(mutex_);
+
+  mutable Mutex mutex_;
+  CondVar unused_;
+  Mappings mappings_ GUARDED_BY(mutex_);
+  std::shared_ptr<Asker> asker_ GUARDED_BY(mutex_);
+};
+
+}  // namespace crossbar::vfio_user

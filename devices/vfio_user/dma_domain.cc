@@ -1,0 +1,234 @@
+#include "devices/vfio_user/dma_domain.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "base/sys_socket.h"
+#include "memory/guarded_copy.h"
+
+namespace crossbar::vfio_user {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Unmaps that are sent before the first answer is read. More could fill the server's socket with
+// answers, and then ours with requests.
+constexpr size_t kMaxInFlight = 64;
+
+// Its size stays, so that whoever maps it cannot be made to fault by whoever holds it too.
+bool IsSealed(const std::optional<Backing::Handle>& file) {
+  if (!file) return false;
+  const Result<int> seals = sys::GetSeals(file->fd);
+  return seals && (*seals & F_SEAL_SHRINK) != 0;
+}
+
+}  // namespace
+
+// --- Map and unmap ---------------------------------------------------------------------------------
+
+Result<> VfioUserDomain::CheckMap(GuestRange range) const {
+  const uint64_t page = uint64_t{1} << std::countr_zero(version_.page_sizes);
+  if (!IsAligned(range.start.value(), page) || !IsAligned(range.size, page))
+    return Fail("it maps multiples of {:#x} bytes only", page);
+  MutexLock lock(mutex_);
+  if (pieces_.size() >= version_.max_dma_maps)
+    return Fail("it takes {} mappings at most", version_.max_dma_maps);
+  return {};
+}
+
+Result<std::string> VfioUserDomain::Map(GuestRange range, const Backing& backing) {
+  TRY(CheckMap(range));
+  const bool file = IsSealed(backing.file);
+  {
+    // The server may ask as soon as it knows, so the books come first.
+    MutexLock lock(mutex_);
+    pieces_[range.start] = {range.size, backing.writable, file};
+  }
+  const Result<> sent = SendMap(range, backing, file);
+  if (sent) return file ? "fd" : "forwarded";
+  {
+    MutexLock lock(mutex_);
+    pieces_.erase(range.start);
+  }
+  // It may have mapped what it did not confirm.
+  if (connection_.broken() && Lost().state == Unmapped::State::kUnrevoked)
+    LogWarning("{} may have mapped {}", name(), range);
+  return std::unexpected(sent.error());
+}
+
+Result<> VfioUserDomain::SendMap(GuestRange range, const Backing& backing, bool file) {
+  DmaMapRequest map;
+  map.flags = DmaMapRequest::kRead | (backing.writable ? DmaMapRequest::kWrite : 0);
+  map.address = range.start.value();
+  map.size = range.size;
+  Connection::Request request;
+  request.command = Command::kDmaMap;
+  request.body = Bytes(map);
+  if (file) {
+    map.offset = backing.file->offset;
+    request.fds = {&backing.file->fd, 1};
+  }
+  TRY(connection_.Call(request));
+  return {};
+}
+
+DmaDomain::UnmapTicket VfioUserDomain::StartUnmap(GuestRange range) {
+  {
+    MutexLock lock(mutex_);
+    pieces_.erase(range.start);
+  }
+  if (in_flight_.size() >= kMaxInFlight)
+    Settle(tickets_.at(in_flight_.front()), Clock::now() + connection_.limits().reply);
+  const UnmapTicket id = next_ticket_++;
+  Ticket& ticket = tickets_[id];
+  ticket.range = range;
+  DmaUnmapRequest unmap;
+  unmap.address = range.start.value();
+  unmap.size = range.size;
+  Connection::Request request;
+  request.command = Command::kDmaUnmap;
+  request.body = Bytes(unmap);
+  request.max_reply = sizeof unmap;
+  const Result<uint16_t> call =
+      connection_.Start(request, Clock::now() + connection_.limits().reply);
+  if (call) {
+    ticket.call = *call;
+    in_flight_.push_back(id);
+  }
+  return id;
+}
+
+DmaDomain::Unmapped VfioUserDomain::AwaitUnmap(UnmapTicket id, Deadline deadline) {
+  const auto found = tickets_.find(id);
+  Settle(found->second, deadline);
+  Unmapped result = std::move(*found->second.result);
+  tickets_.erase(found);
+  return result;
+}
+
+void VfioUserDomain::Settle(Ticket& ticket, Deadline deadline) {
+  if (ticket.result) return;
+  if (!ticket.call) {
+    ticket.result = Lost();
+    return;
+  }
+  // Tickets are settled in the order of their start, and so are calls answered.
+  std::erase_if(in_flight_, [&](UnmapTicket id) { return &tickets_.at(id) == &ticket; });
+  const Result<Message> reply = connection_.Await(*ticket.call, deadline);
+  // libvfio-user echoes the request, some answer with a header alone.
+  const auto echo = reply ? Decode<DmaUnmapRequest>(reply->body) : std::nullopt;
+  if (reply && (reply->body.empty() || (echo && echo->address == ticket.range.start.value() &&
+                                        echo->size == ticket.range.size))) {
+    ticket.result = Unmapped{Unmapped::State::kDone, ticket.range.size, std::nullopt};
+    return;
+  }
+  // Told that it did not, or something else, there is no telling what it has.
+  connection_.Break(reply ? fmt::format("a wrong answer to DMA_UNMAP of {}", ticket.range)
+                          : reply.error().message());
+  ticket.result = Lost();
+}
+
+DmaDomain::Unmapped VfioUserDomain::Lost() {
+  if (process_ && process_->KillAndReap()) dead_.store(true, std::memory_order_release);
+  return {alive() ? Unmapped::State::kUnrevoked : Unmapped::State::kDead, 0, std::nullopt};
+}
+
+// --- The server's own accesses ---------------------------------------------------------------------
+
+Connection::Answer VfioUserDomain::Serve(const Message& message) {
+  const bool write = static_cast<Command>(message.header.command) == Command::kDmaWrite;
+  const auto access = Decode<DmaAccess>(message.body);
+  if (!access || access->count == 0 || access->count > kMaxTransfer) return {EINVAL, {}};
+  if (message.body.size() != sizeof(DmaAccess) + (write ? access->count : 0)) return {EINVAL, {}};
+  const auto range = GuestRange::Checked(access->address, access->count);
+  if (!range) return {EFAULT, {}};
+  Connection::Answer answer;
+  answer.body.resize(sizeof(DmaAccess) + (write ? 0 : access->count));
+  std::memcpy(answer.body.data(), &*access, sizeof(DmaAccess));
+  Transfer transfer{*range, write, std::span(answer.body).subspan(sizeof(DmaAccess))};
+  if (write) {
+    // Only read from; a span of its own type would need a second Transfer.
+    auto* const data = const_cast<std::byte*>(message.body.data()) + sizeof(DmaAccess);
+    transfer.data = {data, access->count};
+  }
+  answer.error = Run(transfer);
+  if (answer.error != 0) {
+    static RateLimit limit;
+    LogGuest(limit, "{}: {} of {} fails: {}", name(), CommandName(message.header.command), *range,
+             sys::ErrnoText(static_cast<int>(answer.error)));
+  }
+  return answer;
+}
+
+// A piece is pinned for one chunk at a time, so that its zap waits for one forwarded message at most.
+uint32_t VfioUserDomain::Run(const Transfer& transfer) {
+  AddressSpace* const space = space_.load(std::memory_order_acquire);
+  if (!bus_master_.load(std::memory_order_acquire)) return ENODEV;
+  if (space == nullptr) return EFAULT;
+  if (const auto error = CheckAccess(transfer.range, transfer.write)) return *error;
+  uint64_t done = 0;
+  while (done < transfer.range.size) {
+    const Gpa at = transfer.range.start + done;
+    std::optional<std::pair<GuestRange, Piece>> piece;
+    {
+      MutexLock lock(mutex_);
+      piece = FindPiece(at);
+    }
+    if (!piece) return EFAULT;
+    const uint64_t size = std::min({transfer.range.size - done, kOurTransfer,
+                                    piece->first.size - (at - piece->first.start)});
+    const Transfer chunk{{at, size}, transfer.write, transfer.data.subspan(done, size)};
+    if (const uint32_t error = CopyChunk(*space, chunk, piece->second.file); error != 0)
+      return error;
+    done += size;
+  }
+  return 0;
+}
+
+std::optional<std::pair<GuestRange, VfioUserDomain::Piece>> VfioUserDomain::FindPiece(
+    Gpa address) const {
+  auto after = pieces_.upper_bound(address);
+  if (after == pieces_.begin()) return std::nullopt;
+  const auto& [start, piece] = *std::prev(after);
+  const GuestRange range{start, piece.size};
+  if (!range.Contains(address)) return std::nullopt;
+  return std::pair(range, piece);
+}
+
+// All of it or nothing: a request that is not mapped to its last byte changes no byte.
+std::optional<uint32_t> VfioUserDomain::CheckAccess(GuestRange range, bool write) const {
+  MutexLock lock(mutex_);
+  for (uint64_t done = 0; done < range.size;) {
+    const auto piece = FindPiece(range.start + done);
+    if (!piece || (write && !piece->second.writable)) return EFAULT;
+    done += piece->first.size - (range.start + done - piece->first.start);
+  }
+  return std::nullopt;
+}
+
+uint32_t VfioUserDomain::CopyChunk(AddressSpace& space, const Transfer& chunk, bool file) {
+  const std::optional<PieceTable::Pin> pin = space.TryPin(chunk.range);
+  if (!pin) return EFAULT;
+  const Backing& backing = pin->place().backing;
+  const bool memory = backing.kind == Backing::Kind::kRam || file;
+  Result<> copied;
+  if (memory && backing.host != Hva()) {
+    copied = chunk.write ? GuardedWrite(backing.host, chunk.data)
+                         : GuardedRead(backing.host, chunk.data);
+  } else if (backing.owner != nullptr) {
+    copied = chunk.write
+                 ? backing.owner->WriteBar(backing.bar, backing.bar_offset, chunk.data)
+                 : backing.owner->ReadBar(backing.bar, backing.bar_offset, chunk.data);
+  } else {
+    return EFAULT;
+  }
+  if (copied) return 0;
+  return copied.error().code() > 0 ? static_cast<uint32_t>(copied.error().code()) : EIO;
+}
+
+}  // namespace crossbar::vfio_user

@@ -1,0 +1,334 @@
+// Our client and our device servers together, in one process: the main job over vfio-user.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <linux/vfio.h>
+
+#include "devices/vfio_user/testing/client_machine.h"
+#include "devices/vfio_user/testing/served.h"
+
+namespace crossbar::vfio_user {
+namespace {
+
+using namespace testing;  // NOLINT: the words of these tests
+using ::testing::IsEmpty;
+
+void Pattern(std::span<std::byte> bytes, unsigned seed) {
+  for (size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = static_cast<std::byte>((i * 31 + i / 251 + seed) & 0xff);
+}
+
+uint64_t Signals(const Fd& event) {
+  pollfd poll{event.get(), POLLIN, 0};
+  return sys::Poll({&poll, 1}, 2000) == 1 ? sys::DrainEvent(event).value() : 0;
+}
+
+// A function over a backend, as far as forwarded DMA is concerned.
+class BackendOwner : public BarOwner {
+ public:
+  explicit BackendOwner(VfioUserBackend& backend) : backend_(backend) {}
+  std::string bar_owner_name() const override { return backend_.name(); }
+  void OnVanished(Gpa) override {}
+  Result<> ReadBar(uint8_t bar, uint64_t offset, std::span<std::byte> data) override {
+    return backend_.Read(bar, offset, data);
+  }
+  Result<> WriteBar(uint8_t bar, uint64_t offset, std::span<const std::byte> data) override {
+    return backend_.Write(bar, offset, data);
+  }
+
+ private:
+  VfioUserBackend& backend_;
+};
+
+// Places all areas of one BAR at `start`.
+AddressSpace::Mapping PlaceBar(AddressSpace& space, VfioUserBackend& backend, BarOwner& owner,
+                               uint8_t bar, uint64_t start) {
+  AddressSpace::Placement placement;
+  for (const VfioBackend::Area& area : backend.region(bar).mappable) {
+    Backing backing = backend.MapArea(bar, area).value();
+    backing.owner = &owner;
+    backing.bar = bar;
+    backing.bar_offset = area.offset;
+    placement.pieces.push_back({{Gpa(start + area.offset), area.size}, backing});
+  }
+  return space.Map(std::move(placement)).value();
+}
+
+TEST(VfioUserEndToEnd, MemoryIsMappedDirectlyAndReadsTheSameByMessage) {
+  Served<MemoryDevice> memory(MemoryDevice::Create(4 * kMiB).value(), "memory");
+  EXPECT_EQ(memory->region(2).size, 4 * kMiB);
+  ASSERT_EQ(memory->region(2).mappable.size(), 1u);
+  const Backing backing = memory->MapArea(2, memory->region(2).mappable[0]).value();
+  ASSERT_NE(backing.host, Hva());
+  EXPECT_TRUE(IsAligned(backing.host.value(), 2 * kMiB)) << "no huge pages";
+  std::memcpy(backing.host.pointer() + 0x12345, "crossbar", 8);
+  std::array<std::byte, 8> read{};
+  ASSERT_TRUE(memory->Read(2, 0x12345, read));
+  EXPECT_EQ(std::memcmp(read.data(), "crossbar", 8), 0);
+  // BAR 0 of ivshmem-plain, and its identity.
+  std::array<uint16_t, 2> identity{};
+  ASSERT_TRUE(memory->Read(7, 0, std::as_writable_bytes(std::span(identity))));
+  EXPECT_EQ(identity[0], 0x1af4);
+  EXPECT_EQ(identity[1], 0x1110);
+  EXPECT_EQ(memory->region(0).size, 256u);
+  EXPECT_THAT(memory->region(0).mappable, IsEmpty()) << "less than a page";
+  EXPECT_FALSE(memory->Read(2, 4 * kMiB - 4, read)) << "over the end";
+}
+
+class VfioUserPeers : public ::testing::TestWithParam<bool> {
+ protected:
+  ClientMachine machine;
+  Served<MemoryDevice> memory{MemoryDevice::Create(kMiB).value(), "memory"};
+  Served<DmaDevice> dma{WideDma(), "dma", {.twin_socket = GetParam()}};
+  BackendOwner owner{memory.backend()};
+  DmaDriver driver{dma.backend()};
+  static constexpr uint64_t kBar = 0x8'0000'0000;
+};
+
+TEST_P(VfioUserPeers, DmaCopiesBetweenRamAndAnothersBarByteForByte) {
+  ASSERT_TRUE(dma->JoinBus(machine.space));
+  AddressSpace::Mapping bar = PlaceBar(machine.space, memory.backend(), owner, 2, kBar);
+  ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
+  const std::span<std::byte> target = memory.device().bar(2).memory.bytes();
+  for (const uint64_t size : {1ull, 100ull, 4096ull, 0x10000ull}) {
+    Pattern(machine.ram.bytes().first(size), static_cast<unsigned>(size));
+    ASSERT_EQ(driver.FromBus(ClientMachine::kRam, size), 0u);
+    ASSERT_EQ(driver.ToBus(kBar + 0x40, size), 0u);
+    ASSERT_EQ(std::memcmp(target.data() + 0x40, machine.ram.bytes().data(), size), 0);
+    // And back, from what the other device holds, to the far half of RAM.
+    Pattern(target.subspan(0x40, size), static_cast<unsigned>(size) + 1);
+    ASSERT_EQ(driver.FromBus(kBar + 0x40, size), 0u);
+    ASSERT_EQ(driver.ToBus(ClientMachine::kRam + 0x10000, size), 0u);
+    ASSERT_EQ(std::memcmp(target.data() + 0x40, machine.ram.bytes().data() + 0x10000, size), 0);
+  }
+  EXPECT_EQ(machine.space.Peers().cells.size(), 1u);
+  EXPECT_EQ(machine.space.Peers().cells[0].detail, "fd");
+  machine.space.Zap(std::array{&bar});
+  dma->LeaveBus();
+}
+
+TEST_P(VfioUserPeers, G7NothingReachesTheBarAfterItsZap) {
+  ASSERT_TRUE(dma->JoinBus(machine.space));
+  AddressSpace::Mapping bar = PlaceBar(machine.space, memory.backend(), owner, 2, kBar);
+  ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
+  ASSERT_EQ(driver.ToBus(kBar, 0x1000), 0u);
+  machine.space.Zap(std::array{&bar});
+  memory.device().bar(2).memory.bytes()[0] = std::byte{0x5a};
+  EXPECT_EQ(driver.ToBus(kBar, 0x1000), uint64_t{EFAULT});
+  EXPECT_EQ(driver.FromBus(kBar, 0x1000), uint64_t{EFAULT});
+  EXPECT_EQ(memory.device().bar(2).memory.bytes()[0], std::byte{0x5a});
+  EXPECT_THAT(machine.space.Peers().cells, IsEmpty());
+  EXPECT_THAT(machine.unsafe, IsEmpty());
+}
+
+TEST_P(VfioUserPeers, RegistersOfAPeerAreReachedThroughTheVmm) {
+  ASSERT_TRUE(dma->JoinBus(machine.space));
+  ASSERT_TRUE(machine.MapPeers());
+  ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
+  Pattern(machine.registers.bytes, 3);
+  ASSERT_EQ(driver.FromBus(ClientMachine::kRegisters + 0x100, 0x200), 0u);
+  ASSERT_EQ(driver.ToBus(ClientMachine::kRam, 0x200), 0u);
+  EXPECT_EQ(std::memcmp(machine.ram.bytes().data(), machine.registers.bytes.data() + 0x100, 0x200),
+            0);
+  ASSERT_EQ(driver.ToBus(ClientMachine::kRegisters + 0x800, 0x200), 0u);
+  EXPECT_EQ(std::memcmp(machine.registers.bytes.data() + 0x800, machine.ram.bytes().data(), 0x200),
+            0);
+  EXPECT_EQ(driver.ToBus(ClientMachine::kRegisters + 0xf01, 0x100), uint64_t{EFAULT})
+      << "one byte over the end";
+  machine.ZapPeers();
+  EXPECT_EQ(driver.FromBus(ClientMachine::kRegisters, 8), uint64_t{EFAULT});
+}
+
+TEST_P(VfioUserPeers, G8WithoutBusMasteringNothingIsTransferred) {
+  ASSERT_TRUE(dma->JoinBus(machine.space));
+  ASSERT_TRUE(machine.MapPeers());
+  EXPECT_EQ(driver.FromBus(ClientMachine::kRam, 8), uint64_t{EPERM});
+  ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
+  EXPECT_EQ(driver.FromBus(ClientMachine::kRam, 8), 0u);
+  ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend(), false));
+  EXPECT_EQ(driver.ToBus(ClientMachine::kRegisters, 8), uint64_t{EPERM});
+  ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
+  ASSERT_TRUE(dma->Reset());
+  EXPECT_EQ(driver.ToBus(ClientMachine::kRam, 8), uint64_t{EPERM}) << "a reset ends bus mastering";
+}
+
+// While A waits for its DMA into B, B's zap waits for A to unmap (DESIGN 4): it must end, in time.
+TEST_P(VfioUserPeers, AZapEndsTheForwardThatItWaitsFor) {
+  ASSERT_TRUE(dma->JoinBus(machine.space));
+  ASSERT_TRUE(machine.MapPeers());
+  ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
+  std::atomic<bool> under_way = false;
+  machine.registers.on_access = [&]() -> Result<> {
+    under_way = true;
+    std::this_thread::sleep_for(milliseconds(50));
+    return {};
+  };
+  driver.Start(DmaDevice::kBuffer, ClientMachine::kRegisters, 0x1000,
+               DmaDevice::kRun | DmaDevice::kToBus);
+  while (!under_way) std::this_thread::yield();
+  const auto begun = Clock::now();
+  machine.ZapPeers();
+  EXPECT_LT(Clock::now() - begun, std::chrono::seconds(3));
+  machine.registers.on_access = nullptr;
+  const auto after = machine.registers.bytes;
+  driver.Finish();
+  EXPECT_EQ(machine.registers.bytes, after);
+  EXPECT_THAT(machine.unsafe, IsEmpty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Sockets, VfioUserPeers, ::testing::Bool(),
+                         [](const auto& one) { return one.param ? "Twin" : "One"; });
+
+// A's DMA goes to B's registers while B's goes to A's: neither server reads commands meanwhile.
+TEST(VfioUserEndToEnd, TwoDevicesThatWriteToEachOtherDoNotDeadlock) {
+  for (const bool twin : {true, false}) {
+    ClientMachine machine;
+    Served<DmaDevice> a(WideDma(), "a", {.twin_socket = twin});
+    Served<DmaDevice> b(WideDma(), "b", {.twin_socket = twin});
+    BackendOwner owner_a(a.backend());
+    BackendOwner owner_b(b.backend());
+    ASSERT_TRUE(a->JoinBus(machine.space));
+    ASSERT_TRUE(b->JoinBus(machine.space));
+    AddressSpace::Mapping bar_a = PlaceBar(machine.space, a.backend(), owner_a, 0, 0x40000000);
+    AddressSpace::Mapping bar_b = PlaceBar(machine.space, b.backend(), owner_b, 0, 0x50000000);
+    ASSERT_TRUE(ClientMachine::SetBusMaster(a.backend()));
+    ASSERT_TRUE(ClientMachine::SetBusMaster(b.backend()));
+    const auto begun = Clock::now();
+    const auto write = [](VfioUserBackend& from, uint64_t to) {
+      DmaDriver driver(from);
+      for (int i = 0; i < 50; ++i) {
+        const uint64_t error = driver.ToBus(to + 0xa0000, 0x1000);
+        EXPECT_TRUE(error == 0 || error == EDEADLK) << error;
+      }
+    };
+    std::thread other([&] { write(b.backend(), 0x40000000); });
+    write(a.backend(), 0x50000000);
+    other.join();
+    EXPECT_LT(Clock::now() - begun, std::chrono::seconds(20));
+    EXPECT_FALSE(ClientMachine::Lost(a.backend()));
+    EXPECT_FALSE(ClientMachine::Lost(b.backend()));
+    // To its own BAR, too, it would wait for itself.
+    EXPECT_EQ(DmaDriver(a.backend()).ToBus(0x40000000 + 0xa0000, 8), uint64_t{EDEADLK});
+    machine.space.Zap(std::array{&bar_a, &bar_b});
+    EXPECT_THAT(machine.unsafe, IsEmpty());
+  }
+}
+
+// --- The dma device's own --------------------------------------------------------------------------
+
+TEST(VfioUserDma, HasTheRegistersOfEdu) {
+  Served<DmaDevice> dma(DmaDevice::Create({}).value(), "dma");
+  DmaDriver driver(dma.backend());
+  EXPECT_EQ(driver.Read(0, 4), 0x010000edu);
+  driver.Write(4, 0x12345678, 4);
+  EXPECT_EQ(driver.Read(4, 4), 0xedcba987u);
+  driver.Write(8, 10, 4);
+  EXPECT_EQ(driver.Read(8, 4), 3628800u);
+  EXPECT_EQ(driver.Read(0x20, 4), 0u);
+  EXPECT_EQ(driver.Read(0x0, 2), 0xffffu) << "only dwords below 0x80";
+  EXPECT_EQ(driver.Read(0x1000, 4), 0u) << "channel 0 again";
+  EXPECT_EQ(dma->region(0).size, kMiB);
+  EXPECT_EQ(dma->region(7).size, 256u);
+  EXPECT_EQ(dma->interrupt(VFIO_PCI_MSIX_IRQ_INDEX).count, 0u);
+  EXPECT_THAT(dma->IoEvents(0), IsEmpty());
+  // 28 bits of address, a buffer of 4 KiB.
+  EXPECT_EQ(driver.Read(DmaDevice::kExtensions + 0x10), 0xfffffffu);
+  EXPECT_EQ(driver.ToBus(0x100000, 4097), uint64_t{ERANGE});
+}
+
+TEST(VfioUserDma, SignalsMsiStraightIntoAnEventfd) {
+  ClientMachine machine;
+  Served<DmaDevice> dma(WideDma(), "dma");
+  DmaDriver driver(dma.backend());
+  ASSERT_TRUE(dma->JoinBus(machine.space));
+  ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
+  const Fd event = sys::EventFd(0, O_NONBLOCK).value();
+  ASSERT_TRUE(dma->SetInterrupts(VFIO_PCI_MSI_IRQ_INDEX, 0, std::array{event.get()}));
+  driver.Start(ClientMachine::kRam, DmaDevice::kBuffer, 64,
+               DmaDevice::kRun | DmaDevice::kInterrupt);
+  EXPECT_EQ(Signals(event), 1u);
+  EXPECT_EQ(driver.Read(0x24, 4), 0x100u);
+  driver.Write(0x64, 0x100, 4);
+  EXPECT_EQ(driver.Read(0x24, 4), 0u);
+  ASSERT_TRUE(dma->DisableInterrupts(VFIO_PCI_MSI_IRQ_INDEX));
+  driver.Write(0x60, 1, 4);
+  EXPECT_EQ(sys::DrainEvent(event).value(), 0u);
+}
+
+TEST(VfioUserDma, KeepsIntxMaskedUntilItIsUnmasked) {
+  Served<DmaDevice> dma(DmaDevice::Create({}).value(), "dma");
+  DmaDriver driver(dma.backend());
+  const Fd event = sys::EventFd(0, O_NONBLOCK).value();
+  ASSERT_TRUE(dma->SetInterrupts(VFIO_PCI_INTX_IRQ_INDEX, 0, std::array{event.get()}));
+  EXPECT_EQ(dma->SetIntxUnmaskEvent(event.get()).value(), false);
+  driver.Write(0x60, 1, 4);
+  EXPECT_EQ(Signals(event), 1u);
+  driver.Write(0x60, 2, 4);
+  EXPECT_EQ(sys::DrainEvent(event).value(), 0u) << "masked by itself";
+  ASSERT_TRUE(dma->UnmaskIntx());
+  EXPECT_EQ(Signals(event), 1u) << "still asserted";
+  driver.Write(0x64, 3, 4);
+  ASSERT_TRUE(dma->UnmaskIntx());
+  EXPECT_EQ(sys::DrainEvent(event).value(), 0u);
+}
+
+TEST(VfioUserDma, ChannelsHaveVectorsAndDoorbells) {
+  ClientMachine machine;
+  Served<DmaDevice> dma(DmaDevice::Create({.buffer_size = 64 * kKiB,
+                                           .address_bits = 64,
+                                           .channels = 3,
+                                           .msix = true})
+                            .value(),
+                        "dma");
+  DmaDriver driver(dma.backend());
+  ASSERT_TRUE(dma->JoinBus(machine.space));
+  ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
+  ASSERT_EQ(dma->interrupt(VFIO_PCI_MSIX_IRQ_INDEX).count, 3u);
+  std::array<Fd, 3> events;
+  for (Fd& event : events) event = sys::EventFd(0, O_NONBLOCK).value();
+  ASSERT_TRUE(dma->SetInterrupts(VFIO_PCI_MSIX_IRQ_INDEX, 0,
+                                 std::array{events[0].get(), -1, events[2].get()}));
+  const std::vector<IoEvent> doorbells = dma->IoEvents(0);
+  ASSERT_EQ(doorbells.size(), 3u);
+  EXPECT_EQ(doorbells[2].address, Gpa(0x1220));
+  Pattern(machine.ram.bytes().first(0x100), 9);
+  const uint64_t channel = DmaDevice::kChannels + 2 * DmaDevice::kChannelSize;
+  driver.Write(channel, ClientMachine::kRam);
+  driver.Write(channel + 8, DmaDevice::kBuffer);
+  driver.Write(channel + 0x10, 0x100);
+  driver.Write(channel + 0x18, DmaDevice::kInterrupt, 4);
+  // As KVM would.
+  const uint64_t one = 1;
+  ASSERT_TRUE(sys::WriteAll(doorbells[2].eventfd, Bytes(one)));
+  EXPECT_EQ(Signals(events[2]), 1u);
+  EXPECT_EQ(sys::DrainEvent(events[0]).value(), 0u);
+  ASSERT_EQ(driver.ToBus(ClientMachine::kRam + 0x1000, 0x100), 0u);
+  EXPECT_EQ(std::memcmp(machine.ram.bytes().data(), machine.ram.bytes().data() + 0x1000, 0x100), 0);
+}
+
+TEST(VfioUserDma, ResetsByFunctionLevelResetOfEitherKind) {
+  using FunctionReset = DmaDevice::FunctionReset;
+  for (const auto& [kind, id, at, value] :
+       {std::tuple{FunctionReset::kAf, PCI_CAP_ID_AF, PCI_AF_CTRL, PCI_AF_CTRL_FLR},
+        std::tuple{FunctionReset::kPcie, PCI_CAP_ID_EXP, PCI_EXP_DEVCTL, PCI_EXP_DEVCTL_BCR_FLR}}) {
+    Served<DmaDevice> dma(DmaDevice::Create({.reset = kind}).value(), "dma");
+    DmaDriver driver(dma.backend());
+    PciConfigSpace config;
+    for (uint16_t i = 0; i < 256; i = static_cast<uint16_t>(i + 4)) {
+      uint32_t word = 0;
+      ASSERT_TRUE(dma->Read(7, i, std::as_writable_bytes(std::span(&word, 1))));
+      config.Set<uint32_t>(i, word);
+    }
+    const auto offset = config.FindCapability(static_cast<uint8_t>(id));
+    ASSERT_TRUE(offset);
+    driver.Write(4, 0, 4);
+    ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
+    const auto flr = static_cast<uint16_t>(value);
+    ASSERT_TRUE(dma->Write(7, static_cast<uint64_t>(*offset + at), Bytes(flr)));
+    EXPECT_EQ(driver.Read(4, 4), 0u);
+    EXPECT_FALSE(dma.device().bus_master());
+  }
+}
+
+}  // namespace
+}  // namespace crossbar::vfio_user

@@ -1,0 +1,43 @@
+// MessageSocket: whole vfio-user messages over one UNIX stream socket.
+//
+// Owned by a Connection or a device server. One thread sends at a time, and one receives; Shutdown is
+// for any thread and ends both. A message that was begun and does not come to its end in time, a size
+// that cannot be, or the end of the stream is an error, after which the socket is of no more use.
+#pragma once
+
+#include <chrono>
+#include <optional>
+
+#include "devices/vfio_user/protocol.h"
+
+namespace crossbar::vfio_user {
+
+using Deadline = std::chrono::steady_clock::time_point;
+
+class MessageSocket {
+ public:
+  // Who has begun a message must end it within `stall`.
+  MessageSocket(Fd socket, std::chrono::milliseconds stall) : socket_(std::move(socket)), stall_(stall) {}
+
+  // Header, `body` and `data` in one sendmsg, `fds` with its first byte: libvfio-user takes a header or
+  // body that comes in two parts for an error. Sets header.size. Only where the socket is full does
+  // the rest follow later.
+  Result<> Send(Header header, std::span<const std::byte> body, std::span<const std::byte> data,
+                std::span<const int> fds, Deadline deadline);
+
+  // The next message, or nothing if none has begun by `deadline`. No body is larger than `max_body`.
+  Result<std::optional<Message>> Receive(size_t max_body, Deadline deadline);
+
+  void Shutdown();
+  int fd() const { return socket_.get(); }
+
+ private:
+  // False where `deadline` passed.
+  Result<bool> Wait(short events, Deadline deadline) const;
+  Result<> ReceiveRest(std::span<std::byte> rest, std::vector<Fd>* fds, Deadline deadline);
+
+  const Fd socket_;
+  const std::chrono::milliseconds stall_;
+};
+
+}  // namespace crossbar::vfio_user

@@ -1,0 +1,149 @@
+#include "devices/vfio_user/served_device.h"
+
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <linux/pci_regs.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/sys.h"
+
+namespace crossbar::vfio_user {
+namespace {
+
+// The largest access that a bus would make of what begins at `offset`.
+unsigned AccessSize(uint64_t offset, size_t left, unsigned most) {
+  unsigned size = most;
+  while (size > left || offset % size != 0) size /= 2;
+  return size;
+}
+
+constexpr uint16_t Low16(uint64_t offset) { return static_cast<uint16_t>(offset); }
+
+}  // namespace
+
+ServedDevice::ServedDevice(const Identity& identity,
+                           std::array<uint32_t, InterruptLines::kKinds> counts,
+                           uint64_t config_size)
+    : config_size_(config_size), lines_(counts) {
+  config_.Set<uint16_t>(PCI_VENDOR_ID, identity.vendor);
+  config_.Set<uint16_t>(PCI_DEVICE_ID, identity.device);
+  config_.Set<uint16_t>(PCI_SUBSYSTEM_VENDOR_ID, 0x1af4);
+  config_.Set<uint16_t>(PCI_SUBSYSTEM_ID, 0x1100);
+  config_.Set<uint32_t>(PCI_CLASS_REVISION, identity.class_code << 8 | identity.revision);
+  config_.SetWritable<uint16_t>(PCI_COMMAND,
+                                PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE);
+  config_.SetWritable<uint8_t>(PCI_INTERRUPT_LINE, 0xff);
+  if (identity.intx) config_.Set<uint8_t>(PCI_INTERRUPT_PIN, 1);
+}
+
+void ServedDevice::SetBarRegister(unsigned bar, uint64_t size, bool wide) {
+  const auto at = Low16(PCI_BASE_ADDRESS_0 + 4 * bar);
+  const uint64_t mask = ~(size - 1);
+  config_.SetWritable<uint32_t>(at, static_cast<uint32_t>(mask));
+  if (!wide) return;
+  config_.Set<uint32_t>(at, PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH);
+  config_.SetWritable<uint32_t>(Low16(at + 4), static_cast<uint32_t>(mask >> 32));
+}
+
+void ServedDevice::AddRegisters(unsigned bar, uint64_t size) {
+  CHECK(std::has_single_bit(size) && size >= 16);
+  bars_[bar].size = size;
+  SetBarRegister(bar, size, false);
+}
+
+Result<> ServedDevice::AddMemory(unsigned index, uint64_t size, const char* name) {
+  CHECK(std::has_single_bit(size) && size >= kPageSize);
+  Bar& bar = bars_[index];
+  bar.file = TRY(sys::MemfdCreate(name, MFD_ALLOW_SEALING));
+  TRY(sys::Ftruncate(bar.file.get(), size));
+  TRY(sys::AddSeals(bar.file.get(), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
+  bar.memory = TRY(HostMapping::Map(bar.file.get(), 0, size, PROT_READ | PROT_WRITE));
+  bar.size = size;
+  bar.wide = true;
+  SetBarRegister(index, size, true);
+  return {};
+}
+
+uint64_t ServedDevice::region_size(unsigned region) const {
+  if (region == kConfig) return config_size_;
+  return region < kBars ? bars_[region].size : 0;
+}
+
+bool ServedDevice::Read(unsigned region, uint64_t offset, std::span<std::byte> data) {
+  const uint64_t end = region_size(region);
+  if (offset > end || data.size() > end - offset) return false;
+  if (region < kBars && bars_[region].memory.valid()) {
+    std::ranges::copy(bars_[region].memory.bytes().subspan(offset, data.size()), data.begin());
+    return true;
+  }
+  while (!data.empty()) {
+    const unsigned size = AccessSize(offset, data.size(), region == kConfig ? 4 : 8);
+    const uint64_t value = region == kConfig ? config_.Read(Low16(offset), size)
+                                             : ReadRegister(region, offset, size);
+    std::memcpy(data.data(), &value, size);
+    data = data.subspan(size);
+    offset += size;
+  }
+  return true;
+}
+
+bool ServedDevice::Write(unsigned region, uint64_t offset, std::span<const std::byte> data) {
+  const uint64_t end = region_size(region);
+  if (offset > end || data.size() > end - offset) return false;
+  if (region < kBars && bars_[region].memory.valid()) {
+    std::ranges::copy(data, bars_[region].memory.bytes().subspan(offset).begin());
+    return true;
+  }
+  const uint64_t start = offset;
+  const uint64_t written = data.size();
+  while (!data.empty()) {
+    const unsigned size = AccessSize(offset, data.size(), region == kConfig ? 4 : 8);
+    uint64_t value = 0;
+    std::memcpy(&value, data.data(), size);
+    if (region == kConfig) {
+      config_.Write(Low16(offset), size, static_cast<uint32_t>(value));
+    } else {
+      WriteRegister(region, offset, size, value);
+    }
+    data = data.subspan(size);
+    offset += size;
+  }
+  if (region == kConfig) {
+    NoteCommand();
+    if (OnConfigWrite(start, written)) Reset();
+  }
+  return true;
+}
+
+void ServedDevice::NoteCommand() {
+  const auto command = config_.Get<uint16_t>(PCI_COMMAND);
+  bus_master_.store((command & PCI_COMMAND_MASTER) != 0, std::memory_order_release);
+  const bool disabled = (command & PCI_COMMAND_INTX_DISABLE) != 0;
+  if (intx_disabled_.exchange(disabled) != disabled) SetIntx(intx_);
+}
+
+void ServedDevice::SetIntx(bool asserted) {
+  intx_ = asserted;
+  lines_.SetIntx(asserted && !intx_disabled_);
+}
+
+void ServedDevice::Reset() {
+  config_.Set<uint16_t>(PCI_COMMAND, 0);
+  config_.Set<uint8_t>(PCI_INTERRUPT_LINE, 0);
+  for (unsigned i = 0; i < kBars; ++i) {
+    if (bars_[i].size == 0) continue;
+    const auto at = Low16(PCI_BASE_ADDRESS_0 + 4 * i);
+    config_.Set<uint32_t>(at, config_.Get<uint32_t>(at) & 0xf);
+    if (bars_[i].wide) config_.Set<uint32_t>(Low16(at + 4), 0);
+  }
+  NoteCommand();
+  OnReset();
+  SetIntx(false);
+}
+
+}  // namespace crossbar::vfio_user

@@ -1,0 +1,100 @@
+// ServedDevice: what a device server serves: configuration space, BARs, interrupts, and what the model
+// behind them does. Models derive from it.
+//
+// Owned by whoever runs the server, and outlives its sessions. One thread, the server's, calls it; a
+// model's own threads use memory(), lines() and bus_master(), from any thread.
+//
+// A BAR is memory or registers. Memory is a memfd of its own, which clients map: sealed, so that nobody
+// who holds it can fault the others.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "devices/pci_config_space.h"
+#include "devices/vfio_user/client_memory.h"
+#include "devices/vfio_user/interrupt_lines.h"
+#include "memory/host_mapping.h"
+
+namespace crossbar::vfio_user {
+
+class ServedDevice {
+ public:
+  static constexpr unsigned kBars = 6;
+  static constexpr unsigned kConfig = 7;  // VFIO_PCI_CONFIG_REGION_INDEX
+  static constexpr unsigned kRegions = 9;
+
+  struct Bar {
+    uint64_t size = 0;  // 0: there is none
+    bool wide = false;  // 64-bit and prefetchable
+    Fd file;            // of memory
+    HostMapping memory;
+  };
+  struct Doorbell {
+    uint64_t offset = 0;
+    uint32_t size = 0;
+    int eventfd = -1;
+  };
+
+  virtual ~ServedDevice() = default;
+
+  const Bar& bar(unsigned index) const { return bars_[index]; }
+  uint64_t region_size(unsigned region) const;
+  ClientMemory& memory() { return memory_; }
+  InterruptLines& lines() { return lines_; }
+  bool bus_master() const { return bus_master_.load(std::memory_order_acquire); }
+
+  // False where it is not within the region.
+  bool Read(unsigned region, uint64_t offset, std::span<std::byte> data);
+  bool Write(unsigned region, uint64_t offset, std::span<const std::byte> data);
+  void Reset();
+  // Eventfds that stand for writes to registers.
+  virtual std::vector<Doorbell> Doorbells(unsigned) const { return {}; }
+
+ protected:
+  struct Identity {
+    uint16_t vendor = 0;
+    uint16_t device = 0;
+    uint8_t revision = 0;
+    uint32_t class_code = 0;
+    bool intx = false;
+  };
+  // `counts`: interrupts by VFIO_PCI_*_IRQ_INDEX. `config_size` is 256, or 4096 of a PCIe device.
+  ServedDevice(const Identity& identity, std::array<uint32_t, InterruptLines::kKinds> counts,
+               uint64_t config_size);
+
+  // Both while the model is made. Sizes are powers of two, of memory at least a page.
+  void AddRegisters(unsigned bar, uint64_t size);
+  Result<> AddMemory(unsigned bar, uint64_t size, const char* name);
+
+  PciConfigSpace& config() { return config_; }
+  void SetIntx(bool asserted);
+
+  // Registers; `size` is 1, 2, 4 or 8, and `offset` a multiple of it.
+  virtual uint64_t ReadRegister(unsigned bar, uint64_t offset, unsigned size) = 0;
+  virtual void WriteRegister(unsigned bar, uint64_t offset, unsigned size, uint64_t value) = 0;
+  // The model's part of a reset. What BARs hold in memory stays.
+  virtual void OnReset() = 0;
+  // Configuration space was written from `offset` on: `size` bytes. True asks for a reset (FLR).
+  virtual bool OnConfigWrite(uint64_t, uint64_t) { return false; }
+
+ private:
+  void SetBarRegister(unsigned bar, uint64_t size, bool wide);
+  void NoteCommand();
+
+  const uint64_t config_size_;
+  PciConfigSpace config_;
+  std::array<Bar, kBars> bars_;
+  ClientMemory memory_;
+  InterruptLines lines_;
+  std::atomic<bool> bus_master_ = false;
+  std::atomic<bool> intx_disabled_ = false;
+  std::atomic<bool> intx_ = false;
+};
+
+}  // namespace crossbar::vfio_user
