@@ -1,13 +1,18 @@
 #include "vmm/device_spec.h"
 
+#include <algorithm>
 #include <charconv>
 #include <set>
 #include <sstream>
+#include <utility>
 
 #include "devices/vfio/sysfs.h"
+#include "vmm/serve.h"
 
 namespace crossbar {
 namespace {
+
+using Part = std::pair<std::string, std::string>;  // NAME=VALUE
 
 Result<bool> ParseSwitch(const std::string& name, const std::string& value) {
   if (value == "on") return true;
@@ -25,14 +30,34 @@ Result<uint8_t> ParseSlot(const std::string& value) {
   return static_cast<uint8_t>(slot);
 }
 
-Result<> Set(DeviceSpec& spec, const std::string& name, const std::string& value) {
-  if (value.empty()) return Fail("{}= has no value", name);
+// A first part without a name is the host's address.
+Result<std::vector<Part>> Split(const std::string& text) {
+  std::vector<Part> parts;
+  std::istringstream pieces(text);
+  for (std::string piece; std::getline(pieces, piece, ',');) {
+    const size_t equals = piece.find('=');
+    const bool bare = equals == std::string::npos && parts.empty();
+    if (equals == std::string::npos && !bare) return Fail("'{}' is not NAME=VALUE", piece);
+    Part part = bare ? Part("host", piece) : Part(piece.substr(0, equals), piece.substr(equals + 1));
+    if (part.second.empty()) return Fail("{}= has no value", part.first);
+    if (std::ranges::find(parts, part.first, &Part::first) != parts.end())
+      return Fail("{}= is given twice", part.first);
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
+
+// False where `name` is none that every device has.
+Result<bool> Set(DeviceSpec& spec, const std::string& name, const std::string& value) {
   if (name == "host") {
     spec.host = TRY(ParsePciAddress(value));
   } else if (name == "path") {
-    std::string path = value;
-    while (path.size() > 1 && path.back() == '/') path.pop_back();
+    const std::string path = value.substr(0, value.find_last_not_of('/') + 1);
     spec.host = TRY(ParsePciAddress(path.substr(path.rfind('/') + 1)));
+  } else if (name == "socket") {
+    spec.socket = value;
+  } else if (name == "model") {
+    spec.model = value;
   } else if (name == "id") {
     spec.id = value;
   } else if (name == "slot") {
@@ -43,8 +68,22 @@ Result<> Set(DeviceSpec& spec, const std::string& name, const std::string& value
     spec.rom = value != "off";
     if (spec.rom) spec.rom_file = value;
   } else {
-    return Fail("there is no {}=; a device has host, path, id, slot, p2p and rom", name);
+    return false;
   }
+  return true;
+}
+
+// What is left is the model's own: msix=on is --msix, size=16M is --size 16M.
+Result<> SetModel(DeviceSpec& spec, const std::vector<Part>& rest) {
+  spec.model_arguments = {spec.model};
+  for (const auto& [name, value] : rest) {
+    if (value == "off") continue;
+    spec.model_arguments.push_back("--" + name);
+    if (value != "on") spec.model_arguments.push_back(value);
+  }
+  std::vector<std::string> whole = spec.model_arguments;
+  whole.insert(whole.end(), {"--socket-fd", "3"});
+  TRY(ParseServeOptions(whole));
   return {};
 }
 
@@ -52,19 +91,23 @@ Result<> Set(DeviceSpec& spec, const std::string& name, const std::string& value
 
 Result<DeviceSpec> ParseDeviceSpec(const std::string& text) {
   DeviceSpec spec;
-  std::set<std::string> seen;
-  std::istringstream parts(text);
-  for (std::string part; std::getline(parts, part, ',');) {
-    const size_t equals = part.find('=');
-    const bool bare = equals == std::string::npos && seen.empty();
-    if (equals == std::string::npos && !bare) return Fail("'{}' is not NAME=VALUE", part);
-    const std::string name = bare ? "host" : part.substr(0, equals);
-    if (!seen.insert(name).second) return Fail("{}= is given twice", name);
-    TRY(Set(spec, name, bare ? part : part.substr(equals + 1)));
+  std::vector<Part> rest;
+  unsigned sources = 0;
+  for (Part& part : TRY(Split(text))) {
+    const bool source = part.first == "host" || part.first == "path" || part.first == "socket" ||
+                        part.first == "model";
+    sources += source ? 1 : 0;
+    if (!TRY(Set(spec, part.first, part.second))) rest.push_back(std::move(part));
   }
-  if (seen.contains("host") == seen.contains("path"))
-    return Fail("'{}' names no device: give its PCI address, such as 0000:01:00.0", text);
-  if (spec.id.empty()) spec.id = spec.host;
+  if (sources != 1)
+    return Fail("'{}' names {}; give a PCI address such as 0000:01:00.0, or socket=PATH, or "
+                "model=dma or memory", text, sources == 0 ? "no device" : "more than one device");
+  if (!spec.model.empty()) {
+    TRY(SetModel(spec, rest));
+  } else if (!rest.empty()) {
+    return Fail("there is no {}=; a device has id, slot, p2p and rom", rest.front().first);
+  }
+  if (spec.id.empty()) spec.id = spec.source();
   return spec;
 }
 

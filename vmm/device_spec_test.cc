@@ -29,6 +29,20 @@ TEST(DeviceSpec, TakesItsOptions) {
   EXPECT_FALSE(ParseDeviceSpec("01:00.0,rom=off")->rom);
 }
 
+TEST(DeviceSpec, TakesServersAndHandsModelsTheirOwnOptions) {
+  const auto socket = ParseDeviceSpec("socket=/run/a.sock,p2p=off");
+  ASSERT_TRUE(socket);
+  EXPECT_EQ(socket->socket, "/run/a.sock");
+  EXPECT_EQ(socket->id, "/run/a.sock");
+  const auto model = ParseDeviceSpec("model=memory,size=32M,id=mem,slot=5");
+  ASSERT_TRUE(model) << model.error().message();
+  EXPECT_THAT(model->model_arguments, ::testing::ElementsAre("memory", "--size", "32M"));
+  EXPECT_EQ(model->id, "mem");
+  const auto dma = ParseDeviceSpec("model=dma,msix=on,channels=2");
+  ASSERT_TRUE(dma) << dma.error().message();
+  EXPECT_THAT(dma->model_arguments, ::testing::ElementsAre("dma", "--msix", "--channels", "2"));
+}
+
 TEST(DeviceSpec, SaysWhatIsWrong) {
   const auto error = [](const char* text) {
     const auto spec = ParseDeviceSpec(text);
@@ -47,7 +61,11 @@ TEST(DeviceSpec, SaysWhatIsWrong) {
   EXPECT_THAT(error("01:00.0,rom="), HasSubstr("rom= has no value"));
   EXPECT_THAT(error("01:00.0,speed=9"), HasSubstr("there is no speed="));
   EXPECT_THAT(error("01:00.0,id=a,id=b"), HasSubstr("id= is given twice"));
-  EXPECT_THAT(error("01:00.0,path=/sys/bus/pci/devices/0000:01:00.0"), HasSubstr("names no device"));
+  EXPECT_THAT(error("01:00.0,path=/sys/bus/pci/devices/0000:01:00.0"), HasSubstr("more than one device"));
+  EXPECT_THAT(error("model=gpu"), HasSubstr("no device 'gpu'"));
+  EXPECT_THAT(error("model=memory,size=x"), HasSubstr("--size"));
+  EXPECT_THAT(error("model=memory,color=red"), HasSubstr("color"));
+  EXPECT_THAT(error("socket=/a,size=16M"), HasSubstr("there is no size="));
 }
 
 }  // namespace

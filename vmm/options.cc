@@ -27,6 +27,7 @@ Examples:
   crossbar run --kernel vmlinuz --initrd initrd.img --cmdline "console=ttyS0" --memory 2G --cpus 4
   crossbar run --kernel build/guests/echo.elf --report report.json --log debug
   crossbar run --kernel vmlinuz --initrd initrd.img --device 0000:01:00.0 --device 0000:02:00.0,id=gpu
+  crossbar run --kernel build/guests/p2p_copy.elf --device model=dma,address-bits=64 --device model=memory,size=16M
   crossbar run --config vm.conf            (vm.conf: kernel = vmlinuz, one option a line)
 
 On a terminal, Ctrl-A x ends the guest.
@@ -48,8 +49,9 @@ po::options_description Describe() {
       ("module", po::value<std::vector<std::string>>()->value_name("FILE[=ARGS]"),
        "further boot module (PVH, Multiboot); may be repeated")                               //
       ("device", po::value<std::vector<std::string>>()->value_name("SPEC"),
-       "PCI device of the host to pass through, as 0000:01:00.0[,id=NAME][,slot=NN][,p2p=on|off]"
-       "[,rom=FILE|off]; may be repeated")                                                    //
+       "PCI device to pass through: 0000:01:00.0 of the host, socket=PATH of a vfio-user server, or "
+       "model=dma|memory, a server of our own; then [,id=NAME][,slot=NN][,p2p=on|off][,rom=FILE|off] and "
+       "the model's options (crossbar serve --help); may be repeated")                        //
       ("cmdline", po::value<std::string>()->value_name("STR"), "kernel command line")         //
       ("memory", po::value<std::string>()->value_name("SIZE")->default_value("512M"),
        "guest RAM, with suffix K, M, G or T")                                                 //

@@ -8,6 +8,8 @@
 
 #include "base/kvm_uapi.h"
 #include "base/sys.h"
+#include "devices/vfio_user/child_server.h"
+#include "devices/vfio_user/client.h"
 
 namespace crossbar {
 namespace {
@@ -31,16 +33,27 @@ Result<std::vector<std::byte>> ReadRom(const std::string& path) {
 }
 
 Result<> CheckDistinct(const std::vector<DeviceSpec>& specs) {
-  std::set<std::string> hosts;
+  std::set<std::string> sources;  // of models there may be several
   std::set<std::string> ids;
   std::set<uint8_t> slots;
   for (const DeviceSpec& spec : specs) {
-    if (!hosts.insert(spec.host).second) return Fail("--device {} is given twice", spec.host);
-    if (!ids.insert(spec.id).second) return Fail("two --device have the id {}", spec.id);
+    if (spec.model.empty() && !sources.insert(spec.source()).second)
+      return Fail("--device {} is given twice", spec.source());
+    if (!ids.insert(spec.id).second)
+      return Fail("two --device have the id {}; give them different id=", spec.id);
     if (spec.slot && !slots.insert(*spec.slot).second)
       return Fail("two --device have the slot {:x}", *spec.slot);
   }
   return {};
+}
+
+Result<std::unique_ptr<VfioBackend>> OpenBackend(VfioHost& host, const DeviceSpec& spec) {
+  if (!spec.host.empty()) return TRY(host.OpenDevice(spec.host));
+  if (!spec.socket.empty()) return TRY(vfio_user::VfioUserBackend::Connect(spec.socket));
+  vfio_user::ChildServer::Options options;
+  options.name = spec.id;
+  options.arguments = spec.model_arguments;
+  return TRY(vfio_user::ChildServer::StartBackend(options));
 }
 
 // The first device number that neither a device nor a --device has.
@@ -58,11 +71,11 @@ Result<std::unique_ptr<Passthrough>> Passthrough::Open(const std::vector<DeviceS
   TRY(CheckDistinct(specs));
   std::unique_ptr<Passthrough> passthrough(new Passthrough);
   for (const DeviceSpec& spec : specs) {
-    const auto within = [&] { return fmt::format("--device {}", spec.host); };
+    const auto within = [&] { return fmt::format("--device {}", spec.source()); };
     Opened opened;
     opened.spec = spec;
     opened.rom = TRY(Within(ReadRom(spec.rom_file), within));
-    opened.backend = TRY(Within(passthrough->host_.OpenDevice(spec.host), within));
+    opened.backend = TRY(Within(OpenBackend(passthrough->host_, spec), within));
     passthrough->opened_.push_back(std::move(opened));
   }
   passthrough->unusable_ = TRY(passthrough->host_.Untranslated());
@@ -111,9 +124,9 @@ Result<> Passthrough::Connect(const Machine& machine) {
   // Those that ask for a slot come first, so that no other takes it.
   std::ranges::stable_partition(opened_, [](const Opened& o) { return o.spec.slot.has_value(); });
   for (Opened& opened : opened_) {
-    const std::string host = opened.spec.host;
+    const std::string source = opened.spec.source();
     TRY(Within(ConnectDevice(machine, std::move(opened)),
-               [&] { return fmt::format("--device {}", host); }));
+               [&] { return fmt::format("--device {}", source); }));
   }
   opened_.clear();
   return {};
