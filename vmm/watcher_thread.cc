@@ -1,7 +1,5 @@
 #include "vmm/watcher_thread.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <sys/epoll.h>
 
 #include <array>
@@ -10,6 +8,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/sys.h"
+#include "base/thread.h"
 
 namespace crossbar {
 
@@ -19,18 +18,12 @@ Result<std::unique_ptr<WatcherThread>> WatcherThread::Start() {
   TRY(sys::EpollControl(epoll.get(), EPOLL_CTL_ADD, stop.get(), EPOLLIN,
                         static_cast<uint64_t>(stop.get())));
   std::unique_ptr<WatcherThread> watcher(new WatcherThread(std::move(epoll), std::move(stop)));
-  watcher->thread_ = std::thread([raw = watcher.get()] {
-    sigset_t all;
-    ::sigfillset(&all);
-    for (const int own : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}) ::sigdelset(&all, own);
-    ::pthread_sigmask(SIG_SETMASK, &all, nullptr);  // signals are the main thread's
-    ::pthread_setname_np(::pthread_self(), "watcher");
-    raw->Run();
-  });
+  watcher->thread_ = TRY(StartThread("watcher", [raw = watcher.get()] { raw->Run(); }));
   return watcher;
 }
 
 WatcherThread::~WatcherThread() {
+  if (!thread_.joinable()) return;
   // An eventfd whose counter is 0 takes a write.
   CHECK(sys::SignalEvent(stop_).has_value());
   thread_.join();

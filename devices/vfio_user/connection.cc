@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "base/sys_socket.h"
+#include "base/thread.h"
 #include "devices/vfio_user/forward_graph.h"
 
 namespace crossbar::vfio_user {
@@ -99,14 +100,14 @@ Result<> Connection::Serve(Handler handler) {
     // With no twin the reader reads for everyone, from now on.
     if (!twin_) reading_ = true;
   }
-  try {
-    reader_ = std::thread([this] { twin_ ? RunWatcher() : RunReader(); });
-    server_ = std::thread([this] { twin_ ? RunTwin() : RunQueue(); });
-  } catch (const std::system_error& error) {
-    Stop();
-    return Fail("cannot start a thread: {}", error.what());
-  }
-  return {};
+  const auto start = [this]() -> Result<> {
+    reader_ = TRY(StartThread("vfio-user read", [this] { twin_ ? RunWatcher() : RunReader(); }));
+    server_ = TRY(StartThread("vfio-user serve", [this] { twin_ ? RunTwin() : RunQueue(); }));
+    return {};
+  };
+  const Result<> started = start();
+  if (!started) Stop();
+  return started;
 }
 
 // --- Calls -----------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@
 #include <cerrno>
 #include <chrono>
 #include <limits>
-#include <system_error>
 
 #include "base/sys.h"
+#include "base/thread.h"
 
 namespace crossbar::vfio_user {
 namespace {
@@ -129,12 +129,8 @@ Result<> DmaDevice::StartChannels() {
     channels_.push_back(std::make_unique<Channel>());
     channels_.back()->kick = std::move(kick);
   }
-  try {
-    for (unsigned i = 0; i < options_.channels; ++i)
-      channels_[i]->thread = std::thread([this, i] { RunChannel(i); });
-  } catch (const std::system_error& error) {
-    return Fail("cannot start a thread: {}", error.what());
-  }
+  for (unsigned i = 0; i < options_.channels; ++i)
+    channels_[i]->thread = TRY(StartThread(fmt::format("channel {}", i), [this, i] { RunChannel(i); }));
   return {};
 }
 

@@ -1,0 +1,160 @@
+"""Devices in other processes, passed through over vfio-user: peer-to-peer copies, zaps, and servers that go away."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+from program import HOST_ERROR, PROGRAM, STOPPED, SUCCESS, USAGE, Case
+
+DMA = "model=dma,address-bits=64,id=engine"
+MEMORY = "model=memory,size=4M,id=memory"
+
+
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def program_of(pid):
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read().decode().split("\0")[:-1]
+
+
+class Vfiouser(Case):
+    def report_of(self, name, *arguments):
+        """The passthrough part of the report of a guest that succeeds."""
+        outcome = self.run_guest(name, *arguments, "--memory", "64M", "--report", "report.json")
+        self.assert_succeeds(outcome)
+        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
+            report = json.load(file)
+        self.assertIn("open devices", [phase["name"] for phase in report["phases"]])
+        return report["passthrough"], outcome
+
+    def test_p2p_copies_both_ways(self):
+        passthrough, outcome = self.report_of("p2p_copy", "--device", DMA, "--device", MEMORY)
+        self.assertRegex(outcome.lines()[-1], r"12 copies between RAM and the BAR are right, 12 interrupts")
+        self.assertEqual(passthrough["devices"], [{"id": "engine", "lost": False}, {"id": "memory", "lost": False}])
+        cells = {(cell["initiator"], cell["target"]): cell for cell in passthrough["p2p"]}
+        self.assertEqual((cells["engine", "memory"]["state"], cells["engine", "memory"]["detail"]), ("mapped", "fd"))
+        self.assertEqual(cells["engine", "memory"]["bytes"], 4 << 20)
+        self.assertEqual(cells["memory", "engine"]["detail"], "forwarded", "its registers have no memory behind them")
+
+    def test_p2p_copies_by_one_of_several_channels(self):
+        self.report_of("p2p_copy", "--device", DMA + ",channels=4,buffer=1M", "--device", MEMORY)
+
+    def test_g7_no_dma_arrives_after_a_zap(self):
+        for cause, counted in (("decode", "decode-off"), ("move", "bar-moved")):
+            with self.subTest(cause):
+                passthrough, outcome = self.report_of("zap_dma", "--cmdline", f"cause={cause}", "--device", DMA,
+                                                      "--device", MEMORY)
+                self.assertEqual(outcome.lines()[-1], "restored")
+                zap = [zap for zap in passthrough["zaps"]["recent"] if zap["cause"] == counted and zap["pieces"]][0]
+                self.assertEqual((zap["device"], zap["pieces"]), ("memory", 1))
+                self.assertLessEqual(0, zap["dma_out_us"])
+                self.assertLessEqual(zap["dma_out_us"], zap["slots_out_us"])
+                self.assertLessEqual(zap["slots_out_us"], zap["hardware_done_us"])
+                self.assertGreaterEqual(passthrough["zaps"]["counts"][counted], 1)
+
+    def test_p2p_off_keeps_a_bar_to_the_cpus(self):
+        outcome = self.run_guest("p2p_copy", "--memory", "64M", "--device", DMA, "--device", MEMORY + ",p2p=off",
+                                 "--report", "report.json")
+        self.assertEqual(outcome.status, 4 << 1 | 1, outcome)  # check 4: the BAR does not hold what was in RAM
+        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
+            cells = json.load(file)["passthrough"]["p2p"]
+        self.assertEqual({cell["state"] for cell in cells if cell["target"] == "memory"}, {"refused"})
+        self.assertEqual({cell["state"] for cell in cells if cell["target"] == "engine"}, {"mapped"})
+
+    def test_devices_are_where_they_were_asked_to_be(self):
+        outcome = self.run_guest("pci_scan", "--memory", "64M", "--device", DMA, "--device", MEMORY + ",slot=1f")
+        self.assert_succeeds(outcome)
+        lines = [line for line in outcome.lines() if ":" in line]
+        self.assertTrue(any(line.startswith("00:01.0 1234:11e8") for line in lines), outcome)
+        self.assertTrue(any(line.startswith("00:1f.0 1af4:1110") for line in lines), outcome)
+
+
+class Servers(Case):
+    def serve(self, *arguments, path="server.sock"):
+        """A server of the user's own; its socket."""
+        path = os.path.join(self.folder, path)
+        server = subprocess.Popen([PROGRAM, "serve", *arguments, "--socket", path], cwd=self.folder)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        deadline = time.monotonic() + 30
+        while not os.path.exists(path):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        return server, path
+
+    def test_of_the_users_own(self):
+        _, memory = self.serve("memory", "--size", "4M")
+        for _ in range(2):  # it serves one client after the other
+            outcome = self.run_guest("p2p_copy", "--memory", "64M", "--device", DMA, "--device", f"socket={memory}")
+            self.assert_succeeds(outcome)
+
+    def test_of_ours_end_with_the_vm(self):
+        session = self.start("echo", "--memory", "64M", "--device", DMA, "--device", MEMORY)
+        session.expect("> ")
+        children = children_of(session.process.pid)
+        self.assertEqual(sorted(program_of(child)[2] for child in children), ["dma", "memory"])
+        for child in children:  # nothing of ours but its socket and the standard descriptors
+            self.assertEqual(sorted(os.listdir(f"/proc/{child}/fd"))[:4], ["0", "1", "2", "3"])
+        session.signal(signal.SIGKILL)
+        session.process.wait()
+        deadline = time.monotonic() + 30
+        while any(os.path.exists(f"/proc/{child}") and program_of(child) for child in children):
+            self.assertLess(time.monotonic(), deadline, "a server outlives the VM")
+            time.sleep(0.01)
+
+    def test_that_die_cost_the_guest_their_device_and_nothing_else(self):
+        session = self.start("echo", "--memory", "64M", "--device", DMA, "--device", MEMORY, "--report", "report.json")
+        session.expect("> ")
+        memory = [child for child in children_of(session.process.pid) if program_of(child)[2] == "memory"]
+        os.kill(memory[0], signal.SIGKILL)
+        session.until(lambda: "device-gone" in session.errors())
+        session.send(b"still here\r")
+        session.expect("still here")
+        session.signal(signal.SIGTERM)
+        outcome = session.finish()
+        self.assertEqual(outcome.status, STOPPED, outcome)
+        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
+            passthrough = json.load(file)["passthrough"]
+        self.assertEqual([device["lost"] for device in passthrough["devices"]], [False, True])
+        self.assertEqual(passthrough["zaps"]["counts"]["device-gone"], 1)
+
+    def test_that_are_not_there_are_refused_in_a_line(self):
+        plain = self.write("plain", b"")
+        mute = os.path.join(self.folder, "mute")
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listener.close)
+        listener.bind(mute)
+        for spec, words in ((f"socket={self.folder}/none", ["No such file"]), (f"socket={plain}", ["--device"]),
+                            (f"socket={mute}", ["--device"]), (f"socket={self.folder}", ["--device"])):
+            with self.subTest(spec):
+                self.assert_refused(self.run_guest("hello", "--device", spec), HOST_ERROR, *words)
+
+    def test_that_make_no_sense_are_a_usage_error(self):
+        for spec, word in (("model=gpu", "gpu"), ("model=memory,size=3M", "size"), ("", "names no device"),
+                           ("socket=", "socket="), ("eth0", "eth0"), ("model=dma,slot=99", "slot"),
+                           ("model=dma,channels=x", "channels")):
+            with self.subTest(spec):
+                outcome = self.run_guest("hello", "--device", spec)
+                self.assertIn(outcome.status, (USAGE, HOST_ERROR), outcome)
+                self.assertRegex(outcome.err, r"\Acrossbar: [^\n]+\n\Z")
+                self.assertIn(word, outcome.err)
+
+    def test_with_one_id_are_told_apart(self):
+        outcome = self.run_guest("hello", "--device", "model=dma", "--device", "model=dma")
+        self.assert_refused(outcome, HOST_ERROR, "id dma", "id=")
+        self.assert_refused(self.run_guest("hello", "--device", "model=dma,slot=3", "--device", "model=memory,slot=3"),
+                            HOST_ERROR, "slot 3")
+
+
+class Kernel(Case):
+    def test_devices_that_are_not_there(self):
+        self.assert_refused(self.run_guest("hello", "--device", "ffff:ff:1f.7"), HOST_ERROR, "no PCI device", "lspci")
+
+
+if __name__ == "__main__":
+    raise SystemExit("run.py runs these")
