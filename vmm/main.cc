@@ -1,6 +1,7 @@
 // The crossbar program: picks the subcommand, prints its error, returns its status.
 
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -27,7 +28,7 @@ constexpr const char* kUsage = R"(Crossbar: a KVM virtual machine monitor for PC
 )";
 
 int Complain(const Error& error, ExitStatus status) {
-  fmt::print(stderr, "crossbar: {}\n", error.ToString());
+  log::WriteVerdict(error.ToString());
   return static_cast<int>(status);
 }
 
@@ -63,7 +64,7 @@ int Run(const std::vector<std::string>& arguments) {
   const bool ours = end->reason == StopRequest::Reason::kGuestCrash ||
                     end->reason == StopRequest::Reason::kHostError ||
                     end->reason == StopRequest::Reason::kUnsafe;
-  if (ours) fmt::print(stderr, "crossbar: {}: {}\n", ReasonName(end->reason), end->detail);
+  if (ours) log::WriteVerdict(fmt::format("{}: {}", ReasonName(end->reason), end->detail));
   return end->status;
 }
 
@@ -75,6 +76,11 @@ void OpenStandardDescriptors() {
   }
 }
 
+// A reader that went away and a file at its size limit are errors of write, not a reason to die.
+void IgnoreSignalsOfWrites() {
+  for (const int signal : {SIGPIPE, SIGXFSZ}) ::signal(signal, SIG_IGN);
+}
+
 int Main(const std::vector<std::string>& arguments) {
   const std::string command = arguments.empty() ? "--help" : arguments.front();
   if (command == "run") return Run({arguments.begin() + 1, arguments.end()});
@@ -83,8 +89,12 @@ int Main(const std::vector<std::string>& arguments) {
     return 0;
   }
   if (command == "--help" || command == "-h" || command == "help") {
-    fmt::print(arguments.empty() ? stderr : stdout, "{}", kUsage);
-    return arguments.empty() ? static_cast<int>(ExitStatus::kUsage) : 0;
+    if (!arguments.empty()) {
+      fmt::print("{}", kUsage);
+      return 0;
+    }
+    log::WriteStderr(kUsage);
+    return static_cast<int>(ExitStatus::kUsage);
   }
   return Complain(Error::Of("there is no command '{}'", command).WithHint("see crossbar --help"),
                   ExitStatus::kUsage);
@@ -94,11 +104,12 @@ int Main(const std::vector<std::string>& arguments) {
 }  // namespace crossbar
 
 int main(int argc, char** argv) {
+  crossbar::IgnoreSignalsOfWrites();
   crossbar::OpenStandardDescriptors();
   try {
     return crossbar::Main({argv + 1, argv + argc});
   } catch (const std::exception& exception) {  // out of memory; nothing of ours throws
-    fmt::print(stderr, "crossbar: {}\n", exception.what());
+    crossbar::log::WriteVerdict(exception.what());
     return static_cast<int>(crossbar::ExitStatus::kHostError);
   }
 }

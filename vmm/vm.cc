@@ -168,7 +168,6 @@ Result<> Vm::LoadAndEnter(bool fresh) {
 }
 
 Result<> Vm::WatchSignals() {
-  ::signal(SIGPIPE, SIG_IGN);  // a console reader that went away is an error of write
   sigset_t set;
   ::sigemptyset(&set);
   for (const int signal : kStopSignals) ::sigaddset(&set, signal);

@@ -2,11 +2,13 @@
 import gzip
 import os
 import random
+import resource
 import shutil
 import struct
 import unittest
 
-from program import (HOST_ERROR, PROGRAM, SUCCESS, USAGE, Case, debug_exit, drop_devices, guest, limits, pvh_image)
+from program import (CRASH, HOST_ERROR, PROGRAM, SUCCESS, USAGE, Case, debug_exit, drop_devices, guest, limits,
+                     pvh_image)
 
 HELLO = guest("hello")
 SEE_HELP = "see crossbar run --help"
@@ -272,3 +274,38 @@ class Output(Errors):
             self.refused(HOST_ERROR, ("cannot write the report", path, "--report"), "run", "--kernel", HELLO, "--report",
                          path)
             self.refused(HOST_ERROR, ("console", path), "run", "--kernel", HELLO, "--console", f"file:{path}")
+
+
+class Stderr(Case):
+    """A last line that nobody can take changes nothing about the status."""
+
+    ENDS = ((CRASH, "run", "--kernel", guest("crash"), "--console", "none"),
+            (HOST_ERROR, "run", "--kernel", "missing"),
+            (HOST_ERROR, "run", "--kernel", HELLO, "--failpoint", "KVM_CREATE_VM=EIO", "--log", "debug"),
+            (USAGE, "run", "--bogus"), (USAGE, "frob"), (USAGE,))
+
+    def assert_ends(self, stderr):
+        for status, *arguments in self.ENDS:
+            with self.subTest(arguments=arguments):
+                self.assertEqual(self.crossbar(*arguments, stderr=stderr).status, status)
+
+    def test_that_is_a_full_disk(self):
+        with open("/dev/full", "wb") as full:
+            self.assert_ends(full)
+
+    def test_that_nobody_reads(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        self.addCleanup(os.close, writer)
+        self.assert_ends(writer)
+
+    def test_that_is_a_file_as_large_as_the_limit_allows(self):
+        def no_growth():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        with open(self.write("err", b""), "wb") as file:
+            for status, *arguments in self.ENDS[1:]:  # guest RAM is a file too
+                self.assertEqual(self.crossbar(*arguments, stderr=file, before=no_growth).status, status)
+
+    def test_has_one_line_for_a_name_of_two(self):
+        outcome = self.crossbar("run", "--kernel", "new\nline\x1b[31m")
+        self.assert_refused(outcome, HOST_ERROR, "new\\nline\\x1b[31m")

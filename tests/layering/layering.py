@@ -54,8 +54,6 @@ SYSCALL_EXCEPTIONS = {
     "vmm/main.cc": {"fcntl", "open"},
     # Waits for a slow reader of the console; if it fails, the wait is only shorter.
     "vmm/console.cc": {"poll"},
-    # The progress bar on a terminal: nothing depends on it.
-    "vmm/prefault.cc": {"write"},
     # Takes a half-written report away, as far as that is possible.
     "vmm/report.cc": {"unlink"},
 }
