@@ -7,8 +7,10 @@
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -213,11 +215,54 @@ Result<uint64_t> DrainEvent(const Fd& event) {
   return std::unexpected(n.error());
 }
 
+Result<SignalHandler> GetSignalHandler(int signal) {
+  struct sigaction action {};
+  const int result = Through("sigaction", [&] { return ::sigaction(signal, nullptr, &action); });
+  if (result < 0) return Failed(result, "sigaction");
+  return action.sa_handler;
+}
+
+Result<> SetSignalHandler(int signal, SignalHandler handler) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  const int result = Through("sigaction", [&] { return ::sigaction(signal, &action, nullptr); });
+  if (result < 0) return Failed(result, "sigaction");
+  return {};
+}
+
 Result<Fd> SignalFd(const sigset_t& mask) {
   const int fd =
       Through("signalfd", [&] { return ::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK); });
   if (fd < 0) return Failed(fd, "signalfd");
   return Fd(fd);
+}
+
+Result<Fd> IntervalTimer(std::chrono::nanoseconds interval) {
+  const int fd = Through("timerfd_create", [&] {
+    return ::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  });
+  if (fd < 0) return Failed(fd, "timerfd_create");
+  Fd timer(fd);
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(interval);
+  const timespec period{seconds.count(), (interval - seconds).count()};
+  const itimerspec times{period, period};
+  const int result = Through("timerfd_settime",
+                             [&] { return ::timerfd_settime(fd, 0, &times, nullptr); });
+  if (result < 0) return Failed(result, "timerfd_settime");
+  return timer;
+}
+
+Result<::termios> TerminalMode(int fd) {
+  ::termios mode{};
+  const int result = Through("tcgetattr", [&] { return ::tcgetattr(fd, &mode); });
+  if (result < 0) return Failed(result, "tcgetattr");
+  return mode;
+}
+
+Result<> SetTerminalMode(int fd, const ::termios& mode) {
+  const int result = Through("tcsetattr", [&] { return ::tcsetattr(fd, TCSANOW, &mode); });
+  if (result < 0) return Failed(result, "tcsetattr");
+  return {};
 }
 
 Result<Fd> EpollCreate() {

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -19,6 +20,7 @@
 #include "base/result.h"
 
 struct epoll_event;  // <sys/epoll.h>
+struct termios;      // <termios.h>
 
 namespace crossbar::sys {
 
@@ -70,8 +72,20 @@ Result<> SignalEvent(const Fd& event);
 // The counter and 0 afterwards; 0 where a non-blocking eventfd had nothing.
 Result<uint64_t> DrainEvent(const Fd& event);
 
+// SIG_DFL, SIG_IGN or a function; set without SA_RESTART.
+using SignalHandler = void (*)(int);
+Result<SignalHandler> GetSignalHandler(int signal);
+Result<> SetSignalHandler(int signal, SignalHandler handler);
+
 // The signals of `mask`, which the caller has blocked, as reads of signalfd_siginfo; non-blocking.
 Result<Fd> SignalFd(const sigset_t& mask);
+
+// Readable every `interval`, until DrainEvent; non-blocking.
+Result<Fd> IntervalTimer(std::chrono::nanoseconds interval);
+
+// How the terminal `fd` treats what is typed and written; set at once.
+Result<::termios> TerminalMode(int fd);
+Result<> SetTerminalMode(int fd, const ::termios& mode);
 
 Result<Fd> EpollCreate();
 Result<> EpollControl(int epoll, int operation, int fd, uint32_t events, uint64_t key);

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -21,6 +22,7 @@ constexpr std::byte kCtrlA{0x01};
 constexpr size_t kTypeAhead = 4096;
 
 constexpr int kStalledCheckMs = 100;
+constexpr auto kForegroundCheck = std::chrono::milliseconds(500);
 
 }  // namespace
 
@@ -48,18 +50,45 @@ Result<> Console::Attach(EventLoop& loop, Serial& serial, std::function<void()> 
   serial_ = &serial;
   quit_ = std::move(quit);
   space_ = TRY(sys::EventFd(0, EFD_NONBLOCK));
-  terminal_.emplace(TRY(RawTerminal::Enter(input_)));
-  if (::isatty(input_) != 0 && !terminal_->active()) return {};  // in the background: no input
   TRY(loop.Add(space_.get(), [this]() -> Result<> {
     TRY(sys::DrainEvent(space_));
     Deliver();
     return {};
   }));
-  const Result<> added = loop.Add(input_, [this] { return ReadInput(); });
+  if (::isatty(input_) == 0) return WatchInput();
+  terminal_.emplace(TRY(RawTerminal::Open(input_)));
+  return Resume();
+}
+
+Result<> Console::WatchInput() {
+  const Result<> added = loop_->Add(input_, [this] { return ReadInput(); });
+  if (added || added.error().code() == EEXIST) return {};
   // EPERM: a regular file or /dev/null cannot be polled. All of a file is input at once; what does
   // not fit yet follows as the guest makes room.
-  if (!added && added.error().code() == EPERM) return ReadInput();
+  if (added.error().code() == EPERM) return ReadInput();
   return added;
+}
+
+void Console::Suspend() {
+  if (terminal_) terminal_->Release();
+}
+
+// In the background the terminal is neither changed nor read, which would stop us.
+Result<> Console::Resume() {
+  if (!terminal_) return {};
+  if (TRY(terminal_->Acquire())) {
+    loop_->Remove(timer_.get());
+    timer_ = Fd();
+    return WatchInput();
+  }
+  loop_->Remove(input_);
+  if (timer_.valid()) return {};
+  // A shell that puts a running job into the foreground need not send it a signal; bash does not.
+  timer_ = TRY(sys::IntervalTimer(kForegroundCheck));
+  return loop_->Add(timer_.get(), [this]() -> Result<> {
+    TRY(sys::DrainEvent(timer_));
+    return Resume();
+  });
 }
 
 Result<> Console::ReadInput() {
@@ -68,7 +97,7 @@ Result<> Console::ReadInput() {
   if (!count && count.error().code() == EAGAIN) return {};
   // A pipe waits until all of this is delivered. A terminal is always read, or Ctrl-A x would not
   // work on a guest that hangs.
-  if (!terminal_->active() || !count || *count == 0) loop_->Remove(input_);
+  if (!terminal_ || !count || *count == 0) loop_->Remove(input_);
   if (!count) {
     LogWarning("console input is lost: {}", count.error().message());
     return {};
@@ -80,7 +109,7 @@ Result<> Console::ReadInput() {
 }
 
 void Console::Filter(std::span<const std::byte> typed) {
-  if (!terminal_->active()) {
+  if (!terminal_) {
     pending_.insert(pending_.end(), typed.begin(), typed.end());
     return;
   }
@@ -96,13 +125,9 @@ void Console::Filter(std::span<const std::byte> typed) {
 void Console::Deliver() {
   const size_t taken = serial_->Receive(pending_);
   pending_.erase(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(taken));
-  if (!pending_.empty() || terminal_->active()) return;  // OnSpace brings us back
-  const Result<> added = loop_->Add(input_, [this] { return ReadInput(); });
-  if (added || added.error().code() == EEXIST) return;
-  if (added.error().code() == EPERM) {
-    const Result<> read = ReadInput();
-    if (!read) LogWarning("console input is lost: {}", read.error().message());
-  }
+  if (!pending_.empty() || terminal_) return;  // OnSpace brings us back
+  if (const Result<> watched = WatchInput(); !watched)
+    LogWarning("console input is lost: {}", watched.error().message());
 }
 
 void Console::OnSpace() {

@@ -2,7 +2,8 @@
 //
 // Owned by Vm. vCPU threads write through SerialOutput; the main thread reads input and hands it to
 // the serial device. Input that the device has no room for waits here, and we read no more until it
-// fits. On a terminal, Ctrl-A x ends the VM and Ctrl-A Ctrl-A sends one Ctrl-A.
+// fits. On a terminal, Ctrl-A x ends the VM and Ctrl-A Ctrl-A sends one Ctrl-A; it is read only while
+// we are in its foreground.
 #pragma once
 
 #include <atomic>
@@ -36,13 +37,15 @@ class Console : public SerialOutput {
 
   void Write(std::span<const std::byte> data) override;
 
-  // Around a stop by job control.
-  RawTerminal* terminal() { return terminal_ ? &*terminal_ : nullptr; }
+  // Job control: before the process stops, and when it goes on.
+  void Suspend();
+  Result<> Resume();
 
  private:
   explicit Console(const StopSignal& stop) : stop_(stop) {}
   // Waits until output can be written without blocking; false where the VM stops meanwhile.
   bool WaitForRoom() const;
+  Result<> WatchInput();
   Result<> ReadInput();
   void Deliver();
   // Takes the escape sequences out of what a person typed.
@@ -59,6 +62,7 @@ class Console : public SerialOutput {
   Serial* serial_ = nullptr;
   std::function<void()> quit_;
   Fd space_;  // eventfd: OnSpace to the main thread
+  Fd timer_;  // while we are in the terminal's background
   std::vector<std::byte> pending_;
   bool escape_ = false;
 };

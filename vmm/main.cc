@@ -12,6 +12,7 @@
 
 #include "base/failpoint.h"
 #include "base/log.h"
+#include "base/sys.h"
 #include "vmm/exit_status.h"
 #include "vmm/options.h"
 #include "vmm/report.h"
@@ -78,7 +79,7 @@ void OpenStandardDescriptors() {
 
 // A reader that went away and a file at its size limit are errors of write, not a reason to die.
 void IgnoreSignalsOfWrites() {
-  for (const int signal : {SIGPIPE, SIGXFSZ}) ::signal(signal, SIG_IGN);
+  for (const int signal : {SIGPIPE, SIGXFSZ}) (void)sys::SetSignalHandler(signal, SIG_IGN);
 }
 
 int Main(const std::vector<std::string>& arguments) {

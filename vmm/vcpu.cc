@@ -47,11 +47,7 @@ Vcpu::~Vcpu() {
 }
 
 Result<> Vcpu::PrepareSignals() {
-  struct sigaction action {};
-  action.sa_handler = [](int) {};
-  if (::sigaction(KickSignal(), &action, nullptr) != 0)
-    return std::unexpected(sys::ErrnoError(errno, "sigaction"));
-  return {};
+  return sys::SetSignalHandler(KickSignal(), [](int) {});
 }
 
 void Vcpu::Start(std::function<void()> before_first_run) {
@@ -62,7 +58,7 @@ void Vcpu::Start(std::function<void()> before_first_run) {
     // own raises: blocked, that would kill us past the handler that restores the terminal.
     sigset_t mask;
     ::sigfillset(&mask);
-    for (const int own : {KickSignal(), SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT})
+    for (const int own : {KickSignal(), SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT})
       ::sigdelset(&mask, own);
     ::pthread_sigmask(SIG_SETMASK, &mask, nullptr);
     ::pthread_setname_np(::pthread_self(), fmt::format("vcpu{}", id_).c_str());

@@ -46,8 +46,7 @@ class Vcpu {
                                               Surroundings surroundings);
   ~Vcpu();
 
-  // Blocks every signal but the kick in the calling thread and installs the kick's handler; call
-  // before the first Start, on the main thread.
+  // Installs the handler of the kick, the signal that ends KVM_RUN; call before the first Start.
   static Result<> PrepareSignals();
 
   // `before_first_run` is called on the vCPU thread right before its first KVM_RUN.

@@ -22,7 +22,8 @@
 namespace crossbar {
 namespace {
 
-constexpr std::array kStopSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+// Those that end the VM, and job control.
+constexpr std::array kWatchedSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT};
 
 // A guest larger than the host would only be killed later, at a worse time.
 Result<> CheckHostHas(uint64_t bytes) {
@@ -170,8 +171,7 @@ Result<> Vm::LoadAndEnter(bool fresh) {
 Result<> Vm::WatchSignals() {
   sigset_t set;
   ::sigemptyset(&set);
-  for (const int signal : kStopSignals) ::sigaddset(&set, signal);
-  ::sigaddset(&set, SIGTSTP);
+  for (const int signal : kWatchedSignals) ::sigaddset(&set, signal);
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   signals_ = TRY(sys::SignalFd(set));
   return loop_.Add(signals_.get(), [this] { return HandleSignal(); });
@@ -179,13 +179,16 @@ Result<> Vm::WatchSignals() {
 
 Result<> Vm::HandleSignal() {
   signalfd_siginfo info{};
-  TRY(Within(sys::Read(signals_.get(), std::as_writable_bytes(std::span(&info, 1))),
-             [] { return "cannot take signals"; }));
+  const Result<size_t> taken = Within(
+      sys::Read(signals_.get(), std::as_writable_bytes(std::span(&info, 1))),
+      [] { return "cannot take signals"; });
+  // A stop that was pending is gone once SIGCONT comes.
+  if (!taken && taken.error().code() == EAGAIN) return {};
+  TRY(taken);
+  if (info.ssi_signo == SIGCONT) return console_->Resume();
   if (info.ssi_signo == SIGTSTP) {
-    RawTerminal* terminal = console_->terminal();
-    if (terminal != nullptr) terminal->Suspend();
-    ::raise(SIGSTOP);
-    if (terminal != nullptr) terminal->Resume();
+    console_->Suspend();
+    ::raise(SIGSTOP);  // SIGCONT follows
     return {};
   }
   stop_.Request(StopRequest::Reason::kOutside, ExitStatus::kStopped,
