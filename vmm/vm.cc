@@ -171,7 +171,10 @@ Result<> Vm::LoadAndEnter(bool fresh) {
 Result<> Vm::WatchSignals() {
   sigset_t set;
   ::sigemptyset(&set);
-  for (const int signal : kWatchedSignals) ::sigaddset(&set, signal);
+  for (const int signal : kWatchedSignals) {
+    // Blocked, it would be taken also where whoever started us had it ignored (nohup).
+    if (TRY(sys::GetSignalHandler(signal)) != SIG_IGN) ::sigaddset(&set, signal);
+  }
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   signals_ = TRY(sys::SignalFd(set));
   return loop_.Add(signals_.get(), [this] { return HandleSignal(); });

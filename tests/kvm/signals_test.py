@@ -5,6 +5,40 @@ import signal
 from program import GUESTS, PROGRAM, SPIN, STOPPED, SUCCESS, Case, Session, child_of, pvh_image, say, state_of
 
 
+class Ignored(Case):
+    """nohup, and the jobs that a shell without job control starts in the background."""
+
+    def start_ignoring(self, *numbers):
+        session = self.start(self.write("code.elf", pvh_image(say(b"running") + SPIN)),
+                             before=lambda: [signal.signal(number, signal.SIG_IGN) for number in numbers])
+        session.expect("running")
+        return session
+
+    def test_signals_stay_ignored(self):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGUSR1):
+            with self.subTest(signal=number):
+                session = self.start_ignoring(number)
+                for _ in range(5):
+                    session.signal(number)
+                with self.assertRaises(self.failureException):
+                    session.until(lambda: session.process.poll() is not None or state_of(session.process.pid) == "T", 0.3)
+                other = signal.SIGTERM if number != signal.SIGTERM else signal.SIGINT
+                session.signal(other)
+                self.assertEqual(session.finish().status, STOPPED)
+
+    def test_on_a_terminal_stay_ignored(self):
+        session = self.start("echo", terminal=True,
+                             before=lambda: [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP,
+                                                                                                 signal.SIGUSR1)])
+        session.expect("> ")
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            session.signal(number)
+        session.send(b"still here\r")
+        session.expect("you said: still here")
+        session.send(b"quit\r")
+        self.assertEqual(session.finish().status, SUCCESS)
+
+
 class JobControl(Case):
     """The program as a job of an interactive shell."""
 
