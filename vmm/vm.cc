@@ -148,7 +148,7 @@ Result<> Vm::MakeVcpus() {
     const Vcpu::Surroundings surroundings{pio_, mmio_, address_space_, stop_};
     vcpus_.push_back(TRY(Within(Vcpu::Create(kvm_, vm_fd_.get(), id, surroundings),
                                 [&] { return fmt::format("cannot make vCPU {}", id); })));
-    TRY(SetCpuid(vcpus_.back()->fd(), cpuid_.ForCpu(id, options_.cpus)));
+    TRY(PrepareX86Vcpu(vcpus_.back()->fd(), cpuid_.ForCpu(id, options_.cpus)));
   }
   return {};
 }
