@@ -6,7 +6,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <string.h>
@@ -116,6 +115,20 @@ Result<uint64_t> FileSize(int fd) {
   if (result < 0) return Failed(result, "fstat");
   if (!S_ISREG(status.st_mode)) return Fail("not a regular file");
   return static_cast<uint64_t>(status.st_size);
+}
+
+Result<struct stat> Stat(const std::string& path) {
+  struct stat status {};
+  const int result = Through("stat", [&] { return ::stat(path.c_str(), &status); });
+  if (result < 0) return Failed(result, "stat", path);
+  return status;
+}
+
+Result<struct stat> Lstat(const std::string& path) {
+  struct stat status {};
+  const int result = Through("lstat", [&] { return ::lstat(path.c_str(), &status); });
+  if (result < 0) return Failed(result, "lstat", path);
+  return status;
 }
 
 Result<> Rename(const std::string& from, const std::string& to) {

@@ -7,6 +7,7 @@
 
 #include <linux/types.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include <chrono>
@@ -52,6 +53,9 @@ Result<size_t> Pread(int fd, std::span<std::byte> buffer, uint64_t offset);
 Result<size_t> Pwrite(int fd, std::span<const std::byte> data, uint64_t offset);
 Result<> WriteAll(int fd, std::span<const std::byte> data);
 Result<uint64_t> FileSize(int fd);
+// Of what `path` leads to, and of a link itself.
+Result<struct stat> Stat(const std::string& path);
+Result<struct stat> Lstat(const std::string& path);
 Result<> Rename(const std::string& from, const std::string& to);
 
 Result<void*> Mmap(void* address, size_t size, int protection, int flags, int fd, uint64_t offset);

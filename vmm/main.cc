@@ -15,6 +15,7 @@
 #include "base/sys.h"
 #include "vmm/exit_status.h"
 #include "vmm/options.h"
+#include "vmm/outputs.h"
 #include "vmm/report.h"
 #include "vmm/vm.h"
 
@@ -33,6 +34,10 @@ int Complain(const Error& error, ExitStatus status) {
   return static_cast<int>(status);
 }
 
+int Refuse(Error error) {
+  return Complain(std::move(error).WithHint("see crossbar run --help"), ExitStatus::kUsage);
+}
+
 Result<StopRequest> RunVm(const RunOptions& options, StartupPhases& phases) {
   std::optional<ReportFile> report;
   if (!options.report.empty()) report.emplace(TRY(ReportFile::Open(options.report)));
@@ -45,10 +50,7 @@ Result<StopRequest> RunVm(const RunOptions& options, StartupPhases& phases) {
 int Run(const std::vector<std::string>& arguments) {
   StartupPhases phases;
   Result<RunOptions> options = ParseRunOptions(arguments);
-  if (!options) {
-    return Complain(std::move(options).error().WithHint("see crossbar run --help"),
-                    ExitStatus::kUsage);
-  }
+  if (!options) return Refuse(std::move(options).error());
   if (options->help) {
     fmt::print("{}", RunHelp());
     return 0;
@@ -58,6 +60,7 @@ int Run(const std::vector<std::string>& arguments) {
     if (Result<> armed = failpoints::Arm(rule); !armed)
       return Complain(armed.error(), ExitStatus::kUsage);
   }
+  if (Result<> outputs = CheckOutputs(*options); !outputs) return Refuse(std::move(outputs).error());
   phases.Mark("parse");
   const Result<StopRequest> end = RunVm(*options, phases);
   if (!options->failpoints.empty()) LogInfo("failpoints fired {} times", failpoints::Fired());

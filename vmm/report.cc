@@ -1,7 +1,6 @@
 #include "vmm/report.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -70,8 +69,8 @@ Json ExitsJson(const Vm& vm) {
 
 // Not a link: what /dev/stdout leads to may be a file, and the link must not be replaced by ours.
 bool IsFileOrAbsent(const std::string& path) {
-  struct stat status {};
-  return ::lstat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode);
+  const Result<struct stat> status = sys::Lstat(path);
+  return !status || S_ISREG(status->st_mode);
 }
 
 std::string Beside(const std::string& path) {
