@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <chrono>
 
-#include "base/check.h"
 #include "base/log.h"
 #include "base/sys.h"
 
@@ -21,27 +20,43 @@ constexpr std::byte kCtrlA{0x01};
 // What a person may type ahead of a guest that does not read; more is dropped, as terminals do.
 constexpr size_t kTypeAhead = 4096;
 
+constexpr const char* kCannotWrite = "cannot write the console's file";
+
 constexpr int kStalledCheckMs = 100;
 constexpr auto kForegroundCheck = std::chrono::milliseconds(500);
 
+// What is there is opened, so that the reader of a FIFO is met; what is not there is made and taken
+// away again.
+Result<Fd> TryFile(const std::string& path) {
+  Result<Fd> file = sys::Open(path, O_WRONLY | O_APPEND);
+  if (file || file.error().code() != ENOENT) return file;
+  file = sys::Open(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
+  if (!file && file.error().code() != EEXIST) return file;  // EEXIST: a link to nothing yet
+  if (file) ::unlink(path.c_str());
+  return Fd();
+}
+
 }  // namespace
 
-Result<std::unique_ptr<Console>> Console::Create(const std::string& spec,
-                                                 const StopSignal& stop) {
-  std::unique_ptr<Console> console(new Console(stop));
-  constexpr std::string_view kFile = "file:";
-  if (spec == "stdio") {
+Result<std::unique_ptr<Console>> Console::Create(const RunOptions& options) {
+  std::unique_ptr<Console> console(new Console());
+  console->path_ = options.console_file();
+  if (!console->path_.empty()) {
+    console->file_ = TRY(Within(TryFile(console->path_), [] { return kCannotWrite; }));
+  } else if (options.console == "stdio") {
     console->input_ = STDIN_FILENO;
     console->output_ = STDOUT_FILENO;
-  } else if (spec.starts_with(kFile)) {
-    console->file_ = TRY(Within(
-        sys::Open(spec.substr(kFile.size()), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0644),
-        [] { return "cannot write the console's file"; }));
-    console->output_ = console->file_.get();
-  } else {
-    CHECK(spec == "none", "{}", spec);
   }
   return console;
+}
+
+Result<> Console::BeginOutput(const StopSignal& stop) {
+  stop_ = &stop;
+  if (path_.empty()) return {};
+  file_ = TRY(Within(sys::Open(path_, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0644),
+                     [] { return kCannotWrite; }));
+  output_ = file_.get();
+  return {};
 }
 
 Result<> Console::Attach(EventLoop& loop, Serial& serial, std::function<void()> quit) {
@@ -140,7 +155,7 @@ bool Console::WaitForRoom() const {
   while (true) {
     pollfd room{output_, POLLOUT, 0};
     if (::poll(&room, 1, kStalledCheckMs) > 0) return true;  // or an error, which write tells
-    if (stop_.requested()) return false;
+    if (stop_->requested()) return false;
   }
 }
 

@@ -18,6 +18,7 @@
 #include "base/result.h"
 #include "devices/serial.h"
 #include "vmm/event_loop.h"
+#include "vmm/options.h"
 #include "vmm/stop.h"
 #include "vmm/terminal.h"
 
@@ -25,13 +26,15 @@ namespace crossbar {
 
 class Console : public SerialOutput {
  public:
-  // `spec` is "stdio", "file:PATH" or "none"; ParseRunOptions has seen to that. `stop` is borrowed:
-  // once it is raised, output that nobody takes is dropped and not waited for.
-  static Result<std::unique_ptr<Console>> Create(const std::string& spec, const StopSignal& stop);
+  // A file is only tried: until BeginOutput it is not made, and what it holds stays.
+  static Result<std::unique_ptr<Console>> Create(const RunOptions& options);
 
   // Connects input, if there is any: `loop` watches it, `serial` receives it, `quit` is Ctrl-A x.
   // All outlive the console's use.
   Result<> Attach(EventLoop& loop, Serial& serial, std::function<void()> quit);
+  // Start-up has succeeded: from here on the file is this run's. Before the guest runs. Once `stop`,
+  // which is borrowed, is raised, output that nobody takes is dropped and not waited for.
+  Result<> BeginOutput(const StopSignal& stop);
   // The serial device has room again; any thread.
   void OnSpace();
 
@@ -42,7 +45,7 @@ class Console : public SerialOutput {
   Result<> Resume();
 
  private:
-  explicit Console(const StopSignal& stop) : stop_(stop) {}
+  Console() = default;
   // Waits until output can be written without blocking; false where the VM stops meanwhile.
   bool WaitForRoom() const;
   Result<> WatchInput();
@@ -51,7 +54,8 @@ class Console : public SerialOutput {
   // Takes the escape sequences out of what a person typed.
   void Filter(std::span<const std::byte> typed);
 
-  const StopSignal& stop_;
+  const StopSignal* stop_ = nullptr;
+  std::string path_;  // of the file, if it is one
   Fd file_;
   int output_ = -1;
   int input_ = -1;

@@ -53,6 +53,8 @@ struct Vm::Parts {
   PlatformInfo platform;
   GuestRam ram;
   KvmMemslotTable memslots;
+  Images images;
+  std::unique_ptr<Console> console;
 };
 
 Vm::Vm(Parts parts)
@@ -68,7 +70,9 @@ Vm::Vm(Parts parts)
       memslots_(std::move(parts.memslots)),
       address_space_(memslots_, {.on_unsafe = [this](const Error& error) {
         stop_.Request(StopRequest::Reason::kUnsafe, ExitStatus::kUnsafe, error.message());
-      }}) {}
+      }}),
+      console_(std::move(parts.console)),
+      images_(std::move(parts.images)) {}
 
 Vm::~Vm() { StopVcpus(); }
 
@@ -81,6 +85,9 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
       GuestCpuid::FromKvm(kvm.fd(), kvm.Capability(KVM_CAP_TSC_DEADLINE_TIMER) != 0));
   phases.Mark("kvm");
 
+  // Before RAM, which can take long to touch.
+  Images images = TRY(Images::Open(options));
+  std::unique_ptr<Console> console = TRY(Console::Create(options));
   X86PlatformRequest request;
   request.memory_bytes = options.memory_bytes;
   request.cpus = options.cpus;
@@ -95,8 +102,8 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
   EventLoop loop = TRY(EventLoop::Create());
   std::unique_ptr<Vm> vm(new Vm({options, phases, std::move(kvm), std::move(vm_fd),
                                  std::move(stop), std::move(loop), std::move(cpuid),
-                                 std::move(platform), std::move(ram), std::move(memslots)}));
-  TRY(vm->OpenImages());
+                                 std::move(platform), std::move(ram), std::move(memslots),
+                                 std::move(images), std::move(console)}));
   // Slots before the interrupt controllers: those register devices on KVM's I/O buses, and the next
   // memslot update would wait a grace period of several milliseconds for that (kvm_main.c,
   // kvm_io_bus_register_dev since 6.18).
@@ -113,13 +120,15 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
   return vm;
 }
 
-Result<> Vm::OpenImages() {
-  kernel_ = TRY(Within(FdImage::Open(options_.kernel), [] { return "--kernel"; }));
-  if (!options_.initrd.empty())
-    initrd_ = TRY(Within(FdImage::Open(options_.initrd), [] { return "--initrd"; }));
-  for (const RunOptions::Module& module : options_.modules)
-    modules_.push_back(TRY(Within(FdImage::Open(module.path), [] { return "--module"; })));
-  return {};
+Result<Vm::Images> Vm::Images::Open(const RunOptions& options) {
+  Images images;
+  images.kernel = TRY(Within(FdImage::Open(options.kernel), [] { return "--kernel"; }));
+  TRY(RecognizeKernel(*images.kernel));
+  if (!options.initrd.empty())
+    images.initrd = TRY(Within(FdImage::Open(options.initrd), [] { return "--initrd"; }));
+  for (const RunOptions::Module& module : options.modules)
+    images.modules.push_back(TRY(Within(FdImage::Open(module.path), [] { return "--module"; })));
+  return images;
 }
 
 Result<> Vm::MapRam() {
@@ -136,7 +145,6 @@ Result<> Vm::MapRam() {
 }
 
 Result<> Vm::MakeDevices() {
-  console_ = TRY(Console::Create(options_.console, stop_));
   devices_ = std::make_unique<X86Devices>(vm_fd_.get(), platform_, stop_, *console_,
                                           [this] { console_->OnSpace(); });
   return devices_->AttachTo(pio_, mmio_, platform_);
@@ -155,11 +163,11 @@ Result<> Vm::MakeVcpus() {
 
 Result<> Vm::LoadAndEnter(bool fresh) {
   LoadRequest request;
-  request.kernel = kernel_.get();
-  request.initrd = initrd_.get();
+  request.kernel = images_.kernel.get();
+  request.initrd = images_.initrd.get();
   request.command_line = options_.command_line;
-  for (size_t i = 0; i < modules_.size(); ++i)
-    request.modules.push_back({modules_[i].get(), options_.modules[i].arguments});
+  for (size_t i = 0; i < images_.modules.size(); ++i)
+    request.modules.push_back({images_.modules[i].get(), options_.modules[i].arguments});
   request.ram_is_zero = fresh;
   request.rsdp = TRY(WriteAcpiTables(ram_, platform_));
   const std::vector<std::byte> tree = TRY(BuildDeviceTree(platform_, options_.command_line));
@@ -209,6 +217,7 @@ Result<StopRequest> Vm::Run() {
     loop_.Quit();
     return {};
   }));
+  TRY(console_->BeginOutput(stop_));
   while (true) {
     StartVcpus();
     const Result<> served = loop_.Run();

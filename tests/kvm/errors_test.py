@@ -275,6 +275,71 @@ class Output(Errors):
                          path)
             self.refused(HOST_ERROR, ("console", path), "run", "--kernel", HELLO, "--console", f"file:{path}")
 
+    FAILURES = (("--kernel", PROGRAM), ("--kernel", "missing"), ("--kernel", HELLO, "--initrd", "missing"),
+                ("--kernel", HELLO, "--failpoint", "KVM_CREATE_VM=EIO"),
+                ("--kernel", HELLO, "--failpoint", "KVM_SET_SREGS=EIO"),
+                ("--kernel", HELLO, "--failpoint", "signalfd=EIO"),
+                ("--kernel", HELLO, "--failpoint", "epoll_ctl#2=EIO"),
+                ("--kernel", HELLO, "--report", "missing/report.json"))
+
+    def test_of_the_console_is_not_begun_where_start_up_fails(self):
+        for arguments in self.FAILURES:
+            self.refused(HOST_ERROR, (), "run", *arguments, "--console", "file:console.txt")
+        path = self.write("console.txt", b"of an earlier run")
+        for arguments in self.FAILURES:
+            self.refused(HOST_ERROR, (), "run", *arguments, "--console", f"file:{path}")
+            with open(path, "rb") as file:
+                self.assertEqual(file.read(), b"of an earlier run", arguments)
+
+    def test_of_the_console_goes_through_a_link_to_nothing(self):
+        os.symlink("target", os.path.join(self.folder, "link"))
+        self.assert_succeeds(self.crossbar("run", "--kernel", HELLO, "--console", "file:link"))
+        with open(os.path.join(self.folder, "target"), "rb") as file:
+            self.assertIn(b"Hello", file.read())
+
+    def refused_place(self, other, *arguments):
+        before = self.contents()
+        self.refused(USAGE, (f"and {other} name the same file", SEE_HELP), "run", *arguments)
+        self.assertEqual(self.contents(), before)
+
+    def contents(self):
+        def content(name):
+            with open(os.path.join(self.folder, name), "rb") as file:
+                return file.read()
+        return {name: content(name) for name in self.files() if os.path.isfile(os.path.join(self.folder, name))}
+
+    def test_in_place_of_an_input_or_of_another_output(self):
+        shutil.copy(HELLO, os.path.join(self.folder, "k.elf"))
+        os.symlink("k.elf", os.path.join(self.folder, "link"))
+        os.link(os.path.join(self.folder, "k.elf"), os.path.join(self.folder, "twin"))
+        os.mkdir(os.path.join(self.folder, "sub"))
+        self.write("vm.conf", b"kernel = k.elf\nreport = vm.conf\n")
+        for name in ("k.elf", "./k.elf", os.path.join(self.folder, "k.elf"), "link", "twin"):
+            self.refused_place("--kernel", "--kernel", "k.elf", "--console", f"file:{name}")
+            self.refused_place("--kernel", "--kernel", "k.elf", "--report", name)
+            self.refused_place("--initrd", "--kernel", HELLO, "--initrd", "k.elf", "--report", name)
+            self.refused_place("--module", "--kernel", HELLO, "--module", "k.elf=a", "--console", f"file:{name}")
+        self.refused_place("--config", "--config", "vm.conf")
+        for name in ("same", "./same", "sub/../same", "link"):
+            self.refused_place("--console", "--kernel", HELLO, "--report", "same" if name != "link" else "k.elf",
+                               "--console", f"file:{name}")
+
+    def test_in_one_place_that_is_no_file(self):
+        outcome = self.crossbar("run", "--kernel", HELLO, "--report", "/dev/null", "--console", "file:/dev/null")
+        self.assert_succeeds(outcome)
+
+
+class Order(Errors):
+    """What is cheap to refuse is refused before RAM is made and touched."""
+
+    def test_of_inputs_before_RAM(self):
+        for words, *arguments in (("'missing'", "--kernel", "missing"), ("PVH note", "--kernel", PROGRAM),
+                                  ("'missing'", "--kernel", HELLO, "--initrd", "missing"),
+                                  ("'missing'", "--kernel", HELLO, "--module", "missing"),
+                                  ("missing/x", "--kernel", HELLO, "--console", "file:missing/x"),
+                                  ("missing/x", "--kernel", HELLO, "--report", "missing/x")):
+            self.refused(HOST_ERROR, words, "run", *arguments, "--prefault", "--failpoint", "memfd_create=EIO")
+
 
 class Stderr(Case):
     """A last line that nobody can take changes nothing about the status."""
