@@ -104,6 +104,15 @@ Result<size_t> Pwrite(int fd, std::span<const std::byte> data, uint64_t offset) 
   return static_cast<size_t>(n);
 }
 
+Result<std::string> ReadFile(const std::string& path) {
+  const Fd fd = TRY(Open(path, O_RDONLY));
+  std::string text;
+  char buffer[16384];
+  while (const size_t n = TRY(Read(fd.get(), std::as_writable_bytes(std::span(buffer)))))
+    text.append(buffer, n);
+  return text;
+}
+
 Result<> WriteAll(int fd, std::span<const std::byte> data) {
   while (!data.empty()) data = data.subspan(TRY(Write(fd, data)));
   return {};

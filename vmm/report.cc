@@ -77,15 +77,6 @@ std::string Beside(const std::string& path) {
   return fmt::format("{}.{}.partial", path, ::getpid());
 }
 
-Result<std::string> ReadSmaps() {
-  const Fd fd = TRY(sys::Open("/proc/self/smaps", O_RDONLY));
-  std::string text;
-  char buffer[16384];
-  while (const size_t n = TRY(sys::Read(fd.get(), std::as_writable_bytes(std::span(buffer)))))
-    text.append(buffer, n);
-  return text;
-}
-
 }  // namespace
 
 Result<Fd> ReportFile::CreateBeside(const std::string& path) {
@@ -121,7 +112,7 @@ Result<> ReportFile::Commit(const std::string& text) {
 }
 
 Result<uint64_t> MemoryOverhead() {
-  const std::string text = TRY(ReadSmaps());
+  const std::string text = TRY(sys::ReadFile("/proc/self/smaps"));
   uint64_t kilobytes = 0;
   bool guest = false;
   for (size_t at = 0; at < text.size();) {
