@@ -2,7 +2,6 @@
 
 #include <signal.h>
 #include <sys/signalfd.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -15,6 +14,7 @@
 #include "base/sys.h"
 #include "boot/acpi.h"
 #include "boot/fdt.h"
+#include "vmm/host_memory.h"
 #include "vmm/prefault.h"
 #include "vmm/x86/entry.h"
 #include "vmm/x86/vm_setup.h"
@@ -24,15 +24,6 @@ namespace {
 
 // Those that end the VM, and job control.
 constexpr std::array kWatchedSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT};
-
-// A guest larger than the host would only be killed later, at a worse time.
-Result<> CheckHostHas(uint64_t bytes) {
-  const auto host = static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * kPageSize;
-  if (bytes <= host) return {};
-  return std::unexpected(
-      Error::Of("--memory: {} MiB is more than the host's {} MiB", bytes / kMiB, host / kMiB)
-          .WithHint("lower --memory"));
-}
 
 Result<> CheckCpus(unsigned wanted, const Kvm& kvm) {
   if (wanted <= kvm.max_vcpus()) return {};
@@ -77,7 +68,7 @@ Vm::Vm(Parts parts)
 Vm::~Vm() { StopVcpus(); }
 
 Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases& phases) {
-  TRY(CheckHostHas(options.memory_bytes));
+  TRY(CheckHostHas(options));
   Kvm kvm = TRY(Kvm::Open());
   TRY(CheckCpus(options.cpus, kvm));
   Fd vm_fd = TRY(kvm.CreateVm());

@@ -2,6 +2,7 @@
 import gzip
 import os
 import random
+import re
 import resource
 import shutil
 import struct
@@ -115,8 +116,36 @@ class Kernels(Errors):
 class Ram(Errors):
     def test_that_the_host_does_not_have(self):
         for size in ("1T", "100T", "4095T"):
-            self.refused(HOST_ERROR, ("--memory", "more than the host's", "lower --memory"), "run", "--kernel", HELLO,
+            self.refused(HOST_ERROR, ("--memory", "more than the", "host", "lower --memory"), "run", "--kernel", HELLO,
                          "--memory", size)
+
+    def test_that_a_control_group_does_not_allow(self):
+        for folder, file in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+            group = os.path.join(folder, f"crossbar-test-{os.getpid()}")
+            try:
+                os.mkdir(group)
+                self.addCleanup(os.rmdir, group)
+                with open(os.path.join(group, file), "w", encoding="ascii") as limit:
+                    limit.write(str(200 << 20))
+                break
+            except OSError:
+                continue
+        else:
+            self.skipTest("no control group can be made here")
+
+        def enter():
+            with open(os.path.join(group, "cgroup.procs"), "w", encoding="ascii") as procs:
+                procs.write(str(os.getpid()))
+        self.refused(HOST_ERROR, ("--memory: 1024 MiB", "the 200 MiB", "control group", "--prefault"), "run", "--kernel",
+                     HELLO, "--memory", "1G", "--prefault", before=enter)
+        self.assert_succeeds(self.crossbar("run", "--kernel", HELLO, "--memory", "1G", before=enter))
+
+    def test_that_is_not_available(self):
+        with open("/proc/meminfo", encoding="ascii") as file:
+            sizes = dict(re.findall(r"(\w+): +(\d+) kB", file.read()))
+        between = (int(sizes["MemTotal"]) + int(sizes["MemAvailable"])) // 2048
+        self.refused(HOST_ERROR, (f"--memory: {between} MiB", "--prefault"), "run", "--kernel", HELLO, "--memory",
+                     f"{between}M", "--prefault", "--failpoint", "madvise=EIO")  # rather than try it
 
     def test_that_is_no_size(self):
         for size in ("0", "abc", "12X", "-1", "512 M", "1e3", "0x100000", "nan", "inf", "M", "99999999999999T", "1MM"):
