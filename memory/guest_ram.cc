@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstring>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #include "base/check.h"
@@ -129,8 +130,9 @@ Result<> GuestRam::Prefault(unsigned threads,
   std::atomic<uint64_t> done = 0;
   Mutex mutex;
   CondVar changed;
-  size_t running = std::clamp<size_t>(threads, 1, chunks.size());  // under mutex, as is outcome
-  Result<> outcome;                                                // the first failure
+  const size_t wanted = std::clamp<size_t>(threads, 1, chunks.size());
+  size_t running = wanted;  // under mutex, as is outcome
+  Result<> outcome;         // the first failure
   const auto work = [&] {
     for (size_t i = next++; i < chunks.size(); i = next++) {
       const Result<> populated =
@@ -147,7 +149,16 @@ Result<> GuestRam::Prefault(unsigned threads,
   };
 
   std::vector<std::jthread> workers;
-  for (size_t i = running; i != 0; --i) workers.emplace_back(work);
+  try {
+    while (workers.size() < wanted) workers.emplace_back(work);
+  } catch (const std::system_error&) {  // by the limits; fewer threads do it too
+    MutexLock lock(mutex);
+    running -= wanted - workers.size();
+  }
+  if (workers.empty()) {
+    ++running;
+    work();
+  }
   {
     MutexLock lock(mutex);
     while (running != 0) {

@@ -50,7 +50,7 @@ class Vcpu {
   static Result<> PrepareSignals();
 
   // `before_first_run` is called on the vCPU thread right before its first KVM_RUN.
-  void Start(std::function<void()> before_first_run = {});
+  Result<> Start(std::function<void()> before_first_run = {});
   // Ends the run loop soon. Any thread.
   void Kick();
   // Waits for the thread to end; after Kick.
@@ -66,6 +66,7 @@ class Vcpu {
  private:
   Vcpu(Fd fd, uint32_t id, Surroundings surroundings);
 
+  void EnterThread() const;
   void SetImmediateExit(uint8_t value);
   // Both: whether the guest runs on.
   bool HandleExit();

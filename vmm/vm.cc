@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cerrno>
+#include <ranges>
 #include <thread>
 #include <utility>
 
@@ -208,9 +209,8 @@ Result<StopRequest> Vm::Run() {
     loop_.Quit();
     return {};
   }));
-  TRY(console_->BeginOutput(stop_));
   while (true) {
-    StartVcpus();
+    TRY(StartVcpus());
     const Result<> served = loop_.Run();
     StopVcpus();
     TRY(served);
@@ -231,11 +231,14 @@ Result<> Vm::Reboot() {
   return {};
 }
 
-void Vm::StartVcpus() {
-  for (const auto& vcpu : vcpus_) {
+Result<> Vm::StartVcpus() {
+  // The boot CPU last, as the others wait for it: where a thread is refused the guest has not begun.
+  for (const auto& vcpu : std::views::reverse(vcpus_)) {
     const bool first = vcpu == vcpus_.front() && reboots_ == 0;
-    vcpu->Start(first ? [this] { phases_.Mark("first entry"); } : std::function<void()>());
+    if (first) TRY(console_->BeginOutput(stop_));
+    TRY(vcpu->Start(first ? [this] { phases_.Mark("first entry"); } : std::function<void()>()));
   }
+  return {};
 }
 
 void Vm::StopVcpus() {

@@ -68,7 +68,7 @@ class Vm {
   Result<> WatchSignals();
   Result<> HandleSignal();
   Result<> Reboot();
-  void StartVcpus();
+  Result<> StartVcpus();
   void StopVcpus();
 
   const RunOptions& options_;

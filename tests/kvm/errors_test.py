@@ -8,7 +8,7 @@ import shutil
 import struct
 import unittest
 
-from program import (CRASH, HOST_ERROR, PROGRAM, SUCCESS, USAGE, Case, debug_exit, drop_devices, guest, limits,
+from program import (CRASH, HOST_ERROR, PROGRAM, SANITIZER, SUCCESS, USAGE, Case, debug_exit, drop_devices, guest, limits,
                      pvh_image)
 
 HELLO = guest("hello")
@@ -180,6 +180,25 @@ class Cpus(Errors):
     def test_that_are_too_many(self):
         self.refused(HOST_ERROR, ("100000", "--cpus", "at most"), "run", "--kernel", HELLO, "--cpus", 100000)
         self.refused(HOST_ERROR, ("300", "at most 254"), "run", "--kernel", HELLO, "--cpus", 300)
+
+
+    @unittest.skipIf(SANITIZER, "a sanitizer needs the address space")
+    def test_whose_threads_the_limits_do_not_allow(self):
+        def room_for_stacks(count):
+            resource.setrlimit(resource.RLIMIT_STACK, (256 << 20, 256 << 20))
+            resource.setrlimit(resource.RLIMIT_AS, ((count * 256 + 190) << 20,) * 2)
+        # Prefault does without a thread.
+        self.refused(HOST_ERROR, "cannot start the thread of vCPU 0", "run", "--kernel", HELLO, "--prefault", "--memory",
+                     "4M", before=lambda: room_for_stacks(0))
+        self.write("console.txt", b"of an earlier run")
+        before = self.files()
+        outcome = self.crossbar("run", "--kernel", HELLO, "--cpus", 8, "--memory", "4M", "--console", "file:console.txt",
+                                before=lambda: room_for_stacks(2))
+        self.assert_refused(outcome, HOST_ERROR, "cannot start the thread of vCPU ", "lower --cpus", "ulimit -u",
+                            "ulimit -v")
+        self.assertEqual(self.files(), before)
+        with open(os.path.join(self.folder, "console.txt"), "rb") as file:
+            self.assertEqual(file.read(), b"of an earlier run", "no CPU ran")
 
 
 class Options(Errors):
