@@ -14,6 +14,21 @@ constexpr std::array<std::string_view, 5> kLevelNames = {"error", "warning", "in
 
 const std::chrono::steady_clock::time_point g_start = std::chrono::steady_clock::now();
 
+// File names may hold newlines and what terminals obey.
+std::string OneLine(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    if (c == '\n') {
+      line += "\\n";
+    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      line += fmt::format("\\x{:02x}", c);
+    } else {
+      line += c;
+    }
+  }
+  return line;
+}
+
 }  // namespace
 
 namespace log {
@@ -30,10 +45,16 @@ Result<LogLevel> ParseLevel(std::string_view name) {
 void WriteLine(LogLevel level, std::string_view text) {
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - g_start).count();
-  const std::string line = fmt::format("crossbar {:10.6f} {}: {}\n", seconds,
-                                       kLevelNames[static_cast<size_t>(level)], text);
-  // One write, so that lines of several threads do not mix. A logger that fails has nobody to tell.
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+  WriteStderr(fmt::format("crossbar {:10.6f} {}: {}\n", seconds,
+                          kLevelNames[static_cast<size_t>(level)], OneLine(text)));
+}
+
+void WriteVerdict(std::string_view text) {
+  WriteStderr(fmt::format("crossbar: {}\n", OneLine(text)));
+}
+
+void WriteStderr(std::string_view text) {
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
 }
 
 }  // namespace log

@@ -24,6 +24,13 @@ inline bool Enabled(LogLevel level) { return level <= g_level.load(std::memory_o
 Result<LogLevel> ParseLevel(std::string_view name);
 void WriteLine(LogLevel level, std::string_view text);
 
+// "crossbar: TEXT", as one line whatever TEXT holds: what main says at the end.
+void WriteVerdict(std::string_view text);
+// Text as it is. One write, so that lines of several threads do not mix. If it fails there is nobody
+// to tell, and it must not change how the program ends: it neither throws nor raises a signal, SIGPIPE
+// and SIGXFSZ being ignored by main.
+void WriteStderr(std::string_view text);
+
 }  // namespace log
 
 // Lets the first `kBurst` lines through, then one a second, and counts what it dropped. One per

@@ -7,9 +7,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -93,6 +94,15 @@ Result<size_t> Pwrite(int fd, std::span<const std::byte> data, uint64_t offset) 
   return static_cast<size_t>(n);
 }
 
+Result<std::string> ReadFile(const std::string& path) {
+  const Fd fd = TRY(Open(path, O_RDONLY));
+  std::string text;
+  char buffer[16384];
+  while (const size_t n = TRY(Read(fd.get(), std::as_writable_bytes(std::span(buffer)))))
+    text.append(buffer, n);
+  return text;
+}
+
 Result<> WriteAll(int fd, std::span<const std::byte> data) {
   while (!data.empty()) data = data.subspan(TRY(Write(fd, data)));
   return {};
@@ -104,6 +114,20 @@ Result<uint64_t> FileSize(int fd) {
   if (result < 0) return Failed(result, "fstat");
   if (!S_ISREG(status.st_mode)) return Fail("not a regular file");
   return static_cast<uint64_t>(status.st_size);
+}
+
+Result<struct stat> Stat(const std::string& path) {
+  struct stat status {};
+  const int result = Through("stat", [&] { return ::stat(path.c_str(), &status); });
+  if (result < 0) return Failed(result, "stat", path);
+  return status;
+}
+
+Result<struct stat> Lstat(const std::string& path) {
+  struct stat status {};
+  const int result = Through("lstat", [&] { return ::lstat(path.c_str(), &status); });
+  if (result < 0) return Failed(result, "lstat", path);
+  return status;
 }
 
 Result<> Rename(const std::string& from, const std::string& to) {
@@ -208,11 +232,54 @@ bool IsReadable(int fd) {
   return Through("poll", [&] { return ::poll(&watched, 1, 0); }) > 0;
 }
 
+Result<SignalHandler> GetSignalHandler(int signal) {
+  struct sigaction action {};
+  const int result = Through("sigaction", [&] { return ::sigaction(signal, nullptr, &action); });
+  if (result < 0) return Failed(result, "sigaction");
+  return action.sa_handler;
+}
+
+Result<> SetSignalHandler(int signal, SignalHandler handler) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  const int result = Through("sigaction", [&] { return ::sigaction(signal, &action, nullptr); });
+  if (result < 0) return Failed(result, "sigaction");
+  return {};
+}
+
 Result<Fd> SignalFd(const sigset_t& mask) {
   const int fd =
       Through("signalfd", [&] { return ::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK); });
   if (fd < 0) return Failed(fd, "signalfd");
   return Fd(fd);
+}
+
+Result<Fd> IntervalTimer(std::chrono::nanoseconds interval) {
+  const int fd = Through("timerfd_create", [&] {
+    return ::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  });
+  if (fd < 0) return Failed(fd, "timerfd_create");
+  Fd timer(fd);
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(interval);
+  const timespec period{seconds.count(), (interval - seconds).count()};
+  const itimerspec times{period, period};
+  const int result = Through("timerfd_settime",
+                             [&] { return ::timerfd_settime(fd, 0, &times, nullptr); });
+  if (result < 0) return Failed(result, "timerfd_settime");
+  return timer;
+}
+
+Result<::termios> TerminalMode(int fd) {
+  ::termios mode{};
+  const int result = Through("tcgetattr", [&] { return ::tcgetattr(fd, &mode); });
+  if (result < 0) return Failed(result, "tcgetattr");
+  return mode;
+}
+
+Result<> SetTerminalMode(int fd, const ::termios& mode) {
+  const int result = Through("tcsetattr", [&] { return ::tcsetattr(fd, TCSANOW, &mode); });
+  if (result < 0) return Failed(result, "tcsetattr");
+  return {};
 }
 
 Result<Fd> EpollCreate() {

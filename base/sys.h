@@ -8,9 +8,11 @@
 #include <linux/types.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -22,6 +24,7 @@
 #include "base/result.h"
 
 struct epoll_event;  // <sys/epoll.h>
+struct termios;      // <termios.h>
 
 namespace crossbar::sys {
 
@@ -59,8 +62,13 @@ Result<size_t> Read(int fd, std::span<std::byte> buffer);
 Result<size_t> Write(int fd, std::span<const std::byte> data);
 Result<size_t> Pread(int fd, std::span<std::byte> buffer, uint64_t offset);
 Result<size_t> Pwrite(int fd, std::span<const std::byte> data, uint64_t offset);
+// All of a file of any kind, such as those in /proc.
+Result<std::string> ReadFile(const std::string& path);
 Result<> WriteAll(int fd, std::span<const std::byte> data);
 Result<uint64_t> FileSize(int fd);
+// Of what `path` leads to, and of a link itself.
+Result<struct stat> Stat(const std::string& path);
+Result<struct stat> Lstat(const std::string& path);
 Result<> Rename(const std::string& from, const std::string& to);
 
 Result<void*> Mmap(void* address, size_t size, int protection, int flags, int fd, uint64_t offset);
@@ -83,8 +91,20 @@ Result<uint64_t> DrainEvent(const Fd& event);
 // Whether `fd` can be read without blocking; false where that cannot be found out.
 bool IsReadable(int fd);
 
+// SIG_DFL, SIG_IGN or a function; set without SA_RESTART.
+using SignalHandler = void (*)(int);
+Result<SignalHandler> GetSignalHandler(int signal);
+Result<> SetSignalHandler(int signal, SignalHandler handler);
+
 // The signals of `mask`, which the caller has blocked, as reads of signalfd_siginfo; non-blocking.
 Result<Fd> SignalFd(const sigset_t& mask);
+
+// Readable every `interval`, until DrainEvent; non-blocking.
+Result<Fd> IntervalTimer(std::chrono::nanoseconds interval);
+
+// How the terminal `fd` treats what is typed and written; set at once.
+Result<::termios> TerminalMode(int fd);
+Result<> SetTerminalMode(int fd, const ::termios& mode);
 
 Result<Fd> EpollCreate();
 Result<> EpollControl(int epoll, int operation, int fd, uint32_t events, uint64_t key);

@@ -59,7 +59,7 @@ Result<std::unique_ptr<Machine>> Machine::Create(std::span<const uint8_t> code) 
 }
 
 Result<> Machine::SetUp(int vcpu, uint32_t id) {
-  TRY(SetCpuid(vcpu, cpuid_.ForCpu(id, kCpus)));
+  TRY(PrepareX86Vcpu(vcpu, cpuid_.ForCpu(id, kCpus)));
   // All of them run at once, without the INIT and SIPI that a guest would send.
   const kvm_mp_state runnable{KVM_MP_STATE_RUNNABLE};
   TRY(sys::Ioctl(vcpu, SYS_REQUEST(KVM_SET_MP_STATE), &runnable));

@@ -68,7 +68,7 @@ class Spinners {
  public:
   Spinners(StopSignal& stop, std::vector<std::unique_ptr<Vcpu>> vcpus)
       : stop_(stop), vcpus_(std::move(vcpus)) {
-    for (const auto& vcpu : vcpus_) vcpu->Start();
+    for (const auto& vcpu : vcpus_) CHECK(vcpu->Start().has_value());
   }
   ~Spinners() {
     if (vcpus_.empty()) return;

@@ -1,8 +1,9 @@
 #include "boot/loader.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
+#include <optional>
+#include <vector>
 
 #include "boot/bzimage.h"
 #include "boot/elf.h"
@@ -49,16 +50,36 @@ Error NotAKernel(const ImageFile& kernel, Head head) {
       .WithHint("give a Linux bzImage, an ELF file with a PVH note, or a Multiboot 1 kernel");
 }
 
-Result<LoadedGuest> LoadElf(LoadContext& context, Head head) {
-  const ImageFile& kernel = *context.request().kernel;
-  const ElfImage image = TRY(ParseElf(kernel));
-  if (image.pvh_entry) return LoadPvh(context, image);
-  const std::optional<MultibootHeader> header = FindMultibootHeader(head);
-  if (header) return LoadMultiboot(context, *header, &image);
-  return std::unexpected(
-      Error::Of("'{}' is an ELF file without a PVH note and without a Multiboot header",
-                kernel.name())
-          .WithHint("a Linux vmlinux needs CONFIG_PVH=y; or give its bzImage"));
+Error NoProtocol(const ImageFile& kernel) {
+  return Error::Of("'{}' is an ELF file without a PVH note and without a Multiboot header",
+                   kernel.name())
+      .WithHint("a Linux vmlinux needs CONFIG_PVH=y; or give its bzImage");
+}
+
+struct Recognized {
+  KernelFormat format = KernelFormat::kBzImage;
+  std::vector<std::byte> head;  // of the file
+  std::optional<ElfImage> elf;
+  std::optional<MultibootHeader> multiboot;
+};
+
+Result<Recognized> Recognize(const ImageFile& kernel) {
+  if (kernel.size() == 0) return Fail("kernel '{}' is empty; check how it was made", kernel.name());
+  Recognized it;
+  // Every format is told, and its header found, within the first 8 KiB: Multiboot's limit.
+  it.head.resize(std::min<uint64_t>(kernel.size(), kMultibootSearch));
+  TRY(kernel.ReadAt(0, it.head));
+  if (LooksLikeElf(it.head)) it.elf = TRY(ParseElf(kernel));
+  if (!it.elf && LooksLikeBzImage(it.head)) return it;
+  if (it.elf && it.elf->pvh_entry) {
+    it.format = KernelFormat::kPvh;
+    return it;
+  }
+  it.multiboot = FindMultibootHeader(it.head);
+  if (!it.multiboot)
+    return std::unexpected(it.elf ? NoProtocol(kernel) : NotAKernel(kernel, it.head));
+  it.format = KernelFormat::kMultiboot;
+  return it;
 }
 
 }  // namespace
@@ -75,21 +96,23 @@ const char* FormatName(KernelFormat format) {
   return "?";
 }
 
+Result<KernelFormat> RecognizeKernel(const ImageFile& kernel) {
+  return TRY(Recognize(kernel)).format;
+}
+
 Result<LoadedGuest> LoadGuest(const GuestRam& ram, const PlatformInfo& platform,
                               const LoadRequest& request) {
-  const ImageFile& kernel = *request.kernel;
-  if (kernel.size() == 0) return Fail("kernel '{}' is empty; check how it was made", kernel.name());
-  // Every format is told, and its header found, within the first 8 KiB: Multiboot's limit.
-  std::array<std::byte, kMultibootSearch> buffer;
-  const auto bytes = std::span(buffer).first(std::min<uint64_t>(kernel.size(), buffer.size()));
-  TRY(kernel.ReadAt(0, bytes));
-
+  const Recognized kernel = TRY(Recognize(*request.kernel));
   LoadContext context(ram, platform, request);
-  if (LooksLikeElf(bytes)) return LoadElf(context, bytes);
-  if (LooksLikeBzImage(bytes)) return LoadBzImage(context, bytes);
-  if (const auto header = FindMultibootHeader(bytes))
-    return LoadMultiboot(context, *header, nullptr);
-  return std::unexpected(NotAKernel(kernel, bytes));
+  switch (kernel.format) {
+    case KernelFormat::kBzImage:
+      return LoadBzImage(context, kernel.head);
+    case KernelFormat::kPvh:
+      return LoadPvh(context, *kernel.elf);
+    case KernelFormat::kMultiboot:
+      break;
+  }
+  return LoadMultiboot(context, *kernel.multiboot, kernel.elf ? &*kernel.elf : nullptr);
 }
 
 }  // namespace crossbar

@@ -8,6 +8,9 @@
 //   4  the tree's CPUs are the CPUs that run
 //   5  no increment of the shared counter was lost, ring 0
 //   6  the same in ring 3
+//   7  CPUID leaf 0xb, where there is one: level 0 is SMT, level 1 is core and holds every CPU, and
+//      both give this CPU's APIC id
+//   8  the MTRRs are on, where CPUID has them: off, RAM is uncached and Linux leaves PAT alone
 
 #include "lib/smp.h"
 
@@ -42,10 +45,32 @@ uint64_t BumpInRing3(void*) {
   return ThisCpu().index;
 }
 
+void CheckTopology(uint32_t apic_id) {
+  constexpr uint32_t kLeaf = 0xb;
+  if (Cpuid(0).eax < kLeaf) return;
+  const CpuidResult smt = Cpuid(kLeaf, 0);
+  const CpuidResult core = Cpuid(kLeaf, 1);
+  CHECK(7, smt.ecx == 0x100 && core.ecx == 0x201, "levels 0x%x 0x%x", smt.ecx, core.ecx);
+  CHECK(7, smt.edx == apic_id && core.edx == apic_id, "APIC id %u %u", smt.edx, core.edx);
+  // Without a tree it is another VMM, which may have several packages.
+  CHECK(7, !platform.from_fdt || (core.ebx == CpuCount() && apic_id >> core.eax == 0),
+        "%u CPUs, shift %u", core.ebx, core.eax);
+}
+
+void CheckMemoryTypes() {
+  constexpr uint32_t kCpuidMtrr = 1 << 12;
+  constexpr uint32_t kMtrrDefType = 0x2ff;
+  constexpr uint64_t kEnabled = 1 << 11;
+  if (!(Cpuid(1).edx & kCpuidMtrr)) return;
+  CHECK(8, ReadMsr(kMtrrDefType) & kEnabled, "0x%lx", ReadMsr(kMtrrDefType));
+}
+
 void Work(void*) {
   const unsigned me = ThisCpu().index;
   shared.cpuid_ids[me] = Cpuid(1).ebx >> 24;
   shared.lapic_ids[me] = LocalApicId();
+  CheckTopology(shared.lapic_ids[me]);
+  CheckMemoryTypes();
   // All arrive before any starts, so that they really run together.
   __atomic_fetch_add(&shared.arrived, 1, __ATOMIC_ACQ_REL);
   while (__atomic_load_n(&shared.arrived, __ATOMIC_ACQUIRE) < CpuCount()) Pause();

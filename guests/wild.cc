@@ -1,6 +1,7 @@
-// wild: a hostile guest. Random accesses of every width to random ports, to physical addresses with
-// nothing or with devices behind them, and to configuration space; misaligned, across registers,
-// pages and regions, as string instructions, as atomic operations, from ring 0 and from ring 3.
+// wild: a hostile guest. All CPUs at once make random accesses of every width to random ports, to
+// physical addresses with nothing or with devices behind them, and to configuration space;
+// misaligned, across registers, pages and regions, as string instructions, as atomic operations, from
+// ring 0 and from ring 3.
 // It avoids only what ends the VM: 0xf4-0xf7, 0x64, 0x92, 0xcf9, SLP_EN at 0x600; and the LAPIC and
 // the I/O APIC. Nothing else may hurt it: at the end it says "alive".
 //
@@ -8,8 +9,8 @@
 // RAM, which is the guest's own loss (check 1 or 2, or an exception). QEMU's q35 can be hung or
 // aborted by it, so there it proves nothing.
 //
-//   seed=N    another sequence (default 1); the same seed is the same sequence
-//   count=N   accesses (default 4000)
+//   seed=N    other sequences (default 1); the same seed is the same sequence on each CPU
+//   count=N   accesses of each CPU (default 4000)
 //   kinds=N   a mask of the kinds below (default all)
 //
 // Check numbers:
@@ -33,6 +34,7 @@
 #include "lib/random.h"
 #include "lib/ring3.h"
 #include "lib/serial.h"
+#include "lib/smp.h"
 #include "lib/string.h"
 
 extern "C" uint8_t image_start[];
@@ -42,10 +44,18 @@ namespace {
 
 constexpr uint64_t k1GiB = uint64_t{1} << 30;
 
-struct Wild {
+// What each CPU has for itself.
+struct Mine {
   Random random{1};
-  uint64_t kinds = 0;
   uint64_t accesses = 0;
+  // Results of reads go here, so that string and atomic operations have RAM to work with.
+  alignas(64) uint8_t scratch[256] = {};
+};
+
+struct Wild {
+  Mine mine[MAX_CPUS];
+  uint64_t kinds = 0;
+  uint64_t count = 0;  // accesses of each CPU
   Bdf functions[32] = {};
   unsigned function_count = 0;
   Range regions[8] = {};
@@ -53,11 +63,14 @@ struct Wild {
 };
 constinit Wild wild;
 
-// Results of reads go here, so that string and atomic operations have RAM to work with.
-alignas(64) constinit uint8_t scratch[256] = {};
-
+Mine& Me() {
+  return wild.mine[ThisCpu().index];
+}
+uint64_t Next() {
+  return Me().random.Next();
+}
 uint64_t Below(uint64_t bound) {
-  return wild.random.Below(bound);
+  return Me().random.Below(bound);
 }
 bool Toss() {
   return Below(2) != 0;
@@ -86,11 +99,11 @@ void PortAccess(uint16_t port, unsigned width, bool write, uint32_t value) {
     return Out32(port, value);
   }
   if (width == 1) {
-    scratch[0] = In8(port);
+    Me().scratch[0] = In8(port);
   } else if (width == 2) {
-    scratch[0] = static_cast<uint8_t>(In16(port));
+    Me().scratch[0] = static_cast<uint8_t>(In16(port));
   } else {
-    scratch[0] = static_cast<uint8_t>(In32(port));
+    Me().scratch[0] = static_cast<uint8_t>(In32(port));
   }
 }
 
@@ -98,7 +111,7 @@ unsigned PortWidth() {
   return 1u << Below(3);
 }
 uint32_t Value() {
-  const auto value = static_cast<uint32_t>(wild.random.Next() >> 16);
+  const auto value = static_cast<uint32_t>(Next() >> 16);
   return Below(4) == 0 ? (Toss() ? 0xffffffff : 0) : value;
 }
 
@@ -125,9 +138,9 @@ void StringPorts() {
   if (port <= platform.serial_port && port + width > platform.serial_port) return;
   if (port == 0xcf8) return;
   uint64_t count = Below(17);
-  void* memory = scratch;
+  void* memory = Me().scratch;
   const bool write = Toss();
-  if (Below(4) == 0) memory = scratch + 1;
+  if (Below(4) == 0) memory = Me().scratch + 1;
   if (write) {
     if (width == 1) asm volatile("rep outsb" : "+S"(memory), "+c"(count) : "d"(port) : "memory");
     if (width == 2) asm volatile("rep outsw" : "+S"(memory), "+c"(count) : "d"(port) : "memory");
@@ -170,7 +183,7 @@ uint64_t AnyMmio() {
 }
 
 void Mmio() {
-  MmioAccess(AnyMmio(), 1u << Below(4), Toss(), wild.random.Next());
+  MmioAccess(AnyMmio(), 1u << Below(4), Toss(), Next());
 }
 
 void MmioInstructions() {
@@ -178,9 +191,9 @@ void MmioInstructions() {
   if (IsApic(address, 128)) return;
   auto* memory = reinterpret_cast<uint64_t*>(address & ~uint64_t{7});
   void* device = memory;
-  void* ram = scratch;
+  void* ram = Me().scratch;
   uint64_t count = Below(33);
-  uint64_t value = wild.random.Next();
+  uint64_t value = Next();
   switch (Below(6)) {
     case 0:
       asm volatile("rep movsb" : "+D"(ram), "+S"(device), "+c"(count)::"memory");
@@ -209,7 +222,7 @@ void BankEdge() {
   const unsigned width = 2u << Below(3);
   const uint64_t address = bank.end() - 1 - Below(width - 1);
   if (InUse({address, width}) || bank.end() > 0xc0000000) return;
-  MmioAccess(address, width, Toss(), wild.random.Next());
+  MmioAccess(address, width, Toss(), Next());
 }
 
 // --- Configuration space
@@ -246,7 +259,7 @@ void ConfigByEcam() {
              static_cast<uint64_t>(bdf.function) << 12 | AnyOffset(4096);
   if (Below(16) == 0) address = platform.ecam.start + Below(platform.ecam.size);
   if (!platform.ecam.Contains(address + 8)) return;
-  MmioAccess(address, 1u << Below(4), Toss(), wild.random.Next());
+  MmioAccess(address, 1u << Below(4), Toss(), Next());
 }
 
 using Kind = void (*)();
@@ -263,9 +276,21 @@ uint64_t RunBatch(void* argument) {
       kind = Below(sizeof(kKinds) / sizeof(kKinds[0]));
     } while (!(wild.kinds >> kind & 1));
     kKinds[kind]();
-    ++wild.accesses;
+    ++Me().accesses;
   }
   return 0;
+}
+
+void RunAll(void*) {
+  constexpr uint64_t kBatch = 64;
+  for (uint64_t done = 0; done < wild.count; done += kBatch) {
+    uint64_t n = wild.count - done < kBatch ? wild.count - done : kBatch;
+    if (done / kBatch % 2 == 0) {
+      RunBatch(&n);
+    } else {
+      RunInRing3(RunBatch, &n, Ring3Ports::kAll);
+    }
+  }
 }
 
 // --- Set-up and proof
@@ -310,13 +335,14 @@ extern "C" uint8_t image_constant_end[];
 
 void GuestMain() {
   const uint64_t seed = CommandLineNumber("seed", 1);
-  const uint64_t count = CommandLineNumber("count", 4000);
+  wild.count = CommandLineNumber("count", 4000);
   wild.kinds = CommandLineNumber("kinds", kAllKinds) & kAllKinds;
   if (wild.kinds == 0) wild.kinds = kAllKinds;
-  wild.random = Random(seed);
+  const unsigned cpus = StartCpus();
+  for (unsigned i = 0; i < cpus; ++i) wild.mine[i].random = Random(seed + (uint64_t{i} << 32));
   FindTargets();
-  Print("wild: seed %lu, %lu accesses, %u functions, %u regions\n", seed, count,
-        wild.function_count, wild.region_count);
+  Print("wild: seed %lu, %u CPUs, %lu accesses each, %u functions, %u regions\n", seed, cpus,
+        wild.count, wild.function_count, wild.region_count);
 
   auto* page = static_cast<uint8_t*>(AllocatePages(1));
   memset(page, 0x5a, kPageSize);
@@ -326,15 +352,9 @@ void GuestMain() {
   const uint64_t image_before = RunInRing3(SumOf, &image);
   const uint64_t canary_before = RunInRing3(SumOf, &canary);
 
-  constexpr uint64_t kBatch = 64;
-  for (uint64_t done = 0; done < count; done += kBatch) {
-    uint64_t n = count - done < kBatch ? count - done : kBatch;
-    if (done / kBatch % 2 == 0) {
-      RunBatch(&n);
-    } else {
-      RunInRing3(RunBatch, &n, Ring3Ports::kAll);
-    }
-  }
+  RunOnAll(RunAll, nullptr);
+  uint64_t accesses = 0;
+  for (unsigned i = 0; i < cpus; ++i) accesses += wild.mine[i].accesses;
 
   SerialStart();
   Out32(0xcf8, 0);
@@ -343,7 +363,7 @@ void GuestMain() {
   CHECK(2, RunInRing3(SumOf, &canary) == canary_before);
   UartWrite(uart::kScratch, 0xa5);
   CHECK(3, UartRead(uart::kScratch) == 0xa5);
-  Print("alive after %lu accesses\n", wild.accesses);
+  Print("alive after %lu accesses\n", accesses);
 }
 
 }  // namespace guest

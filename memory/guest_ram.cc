@@ -6,10 +6,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <cstring>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #include "base/check.h"
@@ -32,27 +33,34 @@ unsigned MemfdFlags(PageSize pages) {
   return 0;
 }
 
-// A number out of a sysfs file of huge pages, or nothing.
-std::string HugePageCount(PageSize pages, const char* file) {
-  const std::string path = fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB/{}",
-                                       static_cast<uint64_t>(pages) / kKiB, file);
-  const Result<Fd> fd = sys::Open(path, O_RDONLY);
-  if (!fd) return "no";
-  char text[32] = {};
-  const Result<size_t> n = sys::Read(fd->get(), std::as_writable_bytes(std::span(text)));
-  if (!n) return "no";
-  const std::string_view view(text, *n);
-  return std::string(view.substr(0, view.find('\n')));
+std::string HugePagePath(PageSize pages, const char* file) {
+  return fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB/{}",
+                     static_cast<uint64_t>(pages) / kKiB, file);
 }
 
+// 0 where the kernel has no huge pages of the size.
+uint64_t HugePageCount(PageSize pages, const char* file) {
+  const Result<std::string> text = sys::ReadFile(HugePagePath(pages, file));
+  uint64_t count = 0;
+  if (text) std::from_chars(text->data(), text->data() + text->size(), count);
+  return count;
+}
+
+// For RAM of `size` in all, once what there is of it has been given back.
 Error HugePageError(Error error, PageSize pages, uint64_t size) {
   const uint64_t page = static_cast<uint64_t>(pages);
+  const uint64_t needed = size / page;
+  const uint64_t free = HugePageCount(pages, "free_hugepages");
+  // Free, but promised to others.
+  const uint64_t usable = free - std::min(free, HugePageCount(pages, "resv_hugepages"));
+  // What is written is the size of the whole pool, others' pages included.
+  const uint64_t missing = needed - std::min(needed, usable);
   return std::move(error)
-      .Within(fmt::format("RAM needs {} huge pages of {} MiB and {} are free", size / page,
-                          page / kMiB, HugePageCount(pages, "free_hugepages")))
-      .WithHint(fmt::format("reserve them: echo {} > "
-                            "/sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages",
-                            size / page, page / kKiB));
+      .Within(fmt::format("RAM needs {} huge pages of {} MiB and {} are free", needed,
+                          page / kMiB, usable))
+      .WithHint(fmt::format("reserve more: echo {} > {}",
+                            HugePageCount(pages, "nr_hugepages") + missing,
+                            HugePagePath(pages, "nr_hugepages")));
 }
 
 Result<GuestRam::Bank> MakeBank(GuestRange range, PageSize pages) {
@@ -67,16 +75,18 @@ Result<GuestRam::Bank> MakeBank(GuestRange range, PageSize pages) {
                                         alignment));
     return {};
   };
-  if (Result<> made = make(); !made) {
-    if (pages != PageSize::k4K)
-      return std::unexpected(HugePageError(std::move(made).error(), pages, range.size));
-    return std::unexpected(std::move(made).error());
-  }
+  TRY(make());
   // The size is part of what devices and servers are given: nobody may change it any more.
   TRY(sys::AddSeals(bank.memfd.get(), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
   // A child made by fork would turn pinned pages into copy-on-write pages under DMA.
   TRY(sys::Madvise(bank.mapping.address().pointer(), range.size, MADV_DONTFORK));
   return bank;
+}
+
+uint64_t TotalSize(std::span<const GuestRange> banks) {
+  uint64_t total = 0;
+  for (const GuestRange& bank : banks) total += bank.size;
+  return total;
 }
 
 }  // namespace
@@ -89,9 +99,14 @@ Result<GuestRam> GuestRam::Create(std::span<const GuestRange> banks, PageSize pa
     CHECK(ram.banks_.empty() || ram.banks_.back().range.last() < range.start, "banks out of order");
     if (range.empty() || !IsAligned(range.start.value(), page) || !IsAligned(range.size, page))
       return Fail("RAM {} is not a multiple of the page size, {:#x}", range, page);
-    ram.banks_.push_back(TRY(Within(MakeBank(range, pages), [&] {
+    Result<Bank> bank = Within(MakeBank(range, pages), [&] {
       return fmt::format("cannot get {} MiB of guest RAM", range.size / kMiB);
-    })));
+    });
+    if (!bank && pages != PageSize::k4K) {
+      ram.banks_.clear();
+      return std::unexpected(HugePageError(std::move(bank).error(), pages, TotalSize(banks)));
+    }
+    ram.banks_.push_back(TRY(std::move(bank)));
   }
   return ram;
 }
@@ -115,8 +130,9 @@ Result<> GuestRam::Prefault(unsigned threads,
   std::atomic<uint64_t> done = 0;
   Mutex mutex;
   CondVar changed;
-  size_t running = std::clamp<size_t>(threads, 1, chunks.size());  // under mutex, as is outcome
-  Result<> outcome;                                                // the first failure
+  const size_t wanted = std::clamp<size_t>(threads, 1, chunks.size());
+  size_t running = wanted;  // under mutex, as is outcome
+  Result<> outcome;         // the first failure
   const auto work = [&] {
     for (size_t i = next++; i < chunks.size(); i = next++) {
       const Result<> populated =
@@ -133,7 +149,16 @@ Result<> GuestRam::Prefault(unsigned threads,
   };
 
   std::vector<std::jthread> workers;
-  for (size_t i = running; i != 0; --i) workers.emplace_back(work);
+  try {
+    while (workers.size() < wanted) workers.emplace_back(work);
+  } catch (const std::system_error&) {  // by the limits; fewer threads do it too
+    MutexLock lock(mutex);
+    running -= wanted - workers.size();
+  }
+  if (workers.empty()) {
+    ++running;
+    work();
+  }
   {
     MutexLock lock(mutex);
     while (running != 0) {

@@ -1,6 +1,7 @@
 // The crossbar program: picks the subcommand, prints its error, returns its status.
 
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -11,8 +12,10 @@
 
 #include "base/failpoint.h"
 #include "base/log.h"
+#include "base/sys.h"
 #include "vmm/exit_status.h"
 #include "vmm/options.h"
+#include "vmm/outputs.h"
 #include "vmm/report.h"
 #include "vmm/serve.h"
 #include "vmm/vm.h"
@@ -29,8 +32,12 @@ constexpr const char* kUsage = R"(Crossbar: a KVM virtual machine monitor for PC
 )";
 
 int Complain(const Error& error, ExitStatus status) {
-  fmt::print(stderr, "crossbar: {}\n", error.ToString());
+  log::WriteVerdict(error.ToString());
   return static_cast<int>(status);
+}
+
+int Refuse(Error error) {
+  return Complain(std::move(error).WithHint("see crossbar run --help"), ExitStatus::kUsage);
 }
 
 Result<StopRequest> RunVm(const RunOptions& options, StartupPhases& phases) {
@@ -45,10 +52,7 @@ Result<StopRequest> RunVm(const RunOptions& options, StartupPhases& phases) {
 int Run(const std::vector<std::string>& arguments) {
   StartupPhases phases;
   Result<RunOptions> options = ParseRunOptions(arguments);
-  if (!options) {
-    return Complain(std::move(options).error().WithHint("see crossbar run --help"),
-                    ExitStatus::kUsage);
-  }
+  if (!options) return Refuse(std::move(options).error());
   if (options->help) {
     fmt::print("{}", RunHelp());
     return 0;
@@ -58,6 +62,7 @@ int Run(const std::vector<std::string>& arguments) {
     if (Result<> armed = failpoints::Arm(rule); !armed)
       return Complain(armed.error(), ExitStatus::kUsage);
   }
+  if (Result<> outputs = CheckOutputs(*options); !outputs) return Refuse(std::move(outputs).error());
   phases.Mark("parse");
   const Result<StopRequest> end = RunVm(*options, phases);
   if (!options->failpoints.empty()) LogInfo("failpoints fired {} times", failpoints::Fired());
@@ -65,7 +70,7 @@ int Run(const std::vector<std::string>& arguments) {
   const bool ours = end->reason == StopRequest::Reason::kGuestCrash ||
                     end->reason == StopRequest::Reason::kHostError ||
                     end->reason == StopRequest::Reason::kUnsafe;
-  if (ours) fmt::print(stderr, "crossbar: {}: {}\n", ReasonName(end->reason), end->detail);
+  if (ours) log::WriteVerdict(fmt::format("{}: {}", ReasonName(end->reason), end->detail));
   return end->status;
 }
 
@@ -92,6 +97,11 @@ void OpenStandardDescriptors() {
   }
 }
 
+// A reader that went away and a file at its size limit are errors of write, not a reason to die.
+void IgnoreSignalsOfWrites() {
+  for (const int signal : {SIGPIPE, SIGXFSZ}) (void)sys::SetSignalHandler(signal, SIG_IGN);
+}
+
 int Main(const std::vector<std::string>& arguments) {
   const std::string command = arguments.empty() ? "--help" : arguments.front();
   if (command == "run") return Run({arguments.begin() + 1, arguments.end()});
@@ -101,8 +111,12 @@ int Main(const std::vector<std::string>& arguments) {
     return 0;
   }
   if (command == "--help" || command == "-h" || command == "help") {
-    fmt::print(arguments.empty() ? stderr : stdout, "{}", kUsage);
-    return arguments.empty() ? static_cast<int>(ExitStatus::kUsage) : 0;
+    if (!arguments.empty()) {
+      fmt::print("{}", kUsage);
+      return 0;
+    }
+    log::WriteStderr(kUsage);
+    return static_cast<int>(ExitStatus::kUsage);
   }
   return Complain(Error::Of("there is no command '{}'", command).WithHint("see crossbar --help"),
                   ExitStatus::kUsage);
@@ -112,11 +126,12 @@ int Main(const std::vector<std::string>& arguments) {
 }  // namespace crossbar
 
 int main(int argc, char** argv) {
+  crossbar::IgnoreSignalsOfWrites();
   crossbar::OpenStandardDescriptors();
   try {
     return crossbar::Main({argv + 1, argv + argc});
   } catch (const std::exception& exception) {  // out of memory; nothing of ours throws
-    fmt::print(stderr, "crossbar: {}\n", exception.what());
+    crossbar::log::WriteVerdict(exception.what());
     return static_cast<int>(crossbar::ExitStatus::kHostError);
   }
 }

@@ -84,10 +84,11 @@ Result<PageSize> ParsePageSize(const std::string& text) {
   return Fail("--hugepages '{}' is not 2M or 1G", text);
 }
 
+constexpr std::string_view kConsoleFile = "file:";
+
 Result<> CheckConsole(const std::string& text) {
-  constexpr std::string_view kFile = "file:";
   if (text == "stdio" || text == "none") return {};
-  if (text.starts_with(kFile) && text.size() > kFile.size()) return {};
+  if (text.starts_with(kConsoleFile) && text.size() > kConsoleFile.size()) return {};
   return Fail("--console '{}' is not stdio, file:PATH or none", text);
 }
 
@@ -134,6 +135,10 @@ Result<po::variables_map> Parse(const std::vector<std::string>& arguments) {
 
 }  // namespace
 
+std::string RunOptions::console_file() const {
+  return console.starts_with(kConsoleFile) ? console.substr(kConsoleFile.size()) : "";
+}
+
 Result<uint64_t> ParseSize(const std::string& text) {
   double number = 0;
   const char* const last = text.data() + text.size();
@@ -168,6 +173,7 @@ Result<RunOptions> ParseRunOptions(const std::vector<std::string>& arguments) {
   if (options.kernel.empty()) return Fail("--kernel FILE is missing");
   options.initrd = text("initrd");
   options.command_line = text("cmdline");
+  options.config = text("config");
   options.console = text("console");
   TRY(CheckConsole(options.console));
   options.report = text("report");

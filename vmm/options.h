@@ -19,6 +19,9 @@ struct RunOptions {
     std::string arguments;
   };
 
+  // The PATH of "file:PATH", else nothing.
+  std::string console_file() const;
+
   std::string kernel;
   std::string initrd;           // empty: none
   std::vector<Module> modules;  // after the initrd
@@ -32,6 +35,7 @@ struct RunOptions {
   std::string report;           // empty: none
   LogLevel log_level = LogLevel::kWarning;
   std::vector<std::string> failpoints;
+  std::string config;           // empty: none
   bool help = false;            // print RunHelp() and leave
 };
 

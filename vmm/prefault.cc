@@ -6,6 +6,8 @@
 #include <string>
 #include <thread>
 
+#include "base/log.h"
+
 namespace crossbar {
 namespace {
 
@@ -19,7 +21,7 @@ class Progress {
  public:
   explicit Progress(uint64_t total) : total_(total) {}
   ~Progress() {
-    if (shown_ && terminal_) Print("\n");
+    if (shown_ && terminal_) log::WriteStderr("\n");
   }
 
   void Update(uint64_t done) {
@@ -29,17 +31,13 @@ class Progress {
     shown_ = true;
     last_ = now;
     const std::string figures = fmt::format("guest RAM {} of {} MiB", done / kMiB, total_ / kMiB);
-    if (!terminal_) return Print(fmt::format("crossbar: {}\n", figures));
+    if (!terminal_) return log::WriteStderr(fmt::format("crossbar: {}\n", figures));
     const size_t filled = kBarWidth * done / total_;
-    Print(fmt::format("\r[{}{}] {}", std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
+    log::WriteStderr(fmt::format("\r[{}{}] {}", std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
                       figures));
   }
 
  private:
-  static void Print(const std::string& text) {
-    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
-  }
-
   const uint64_t total_;
   const Clock::time_point start_ = Clock::now();
   Clock::time_point last_;

@@ -1,7 +1,6 @@
 #include "vmm/report.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -71,21 +70,12 @@ Json ExitsJson(const Vm& vm) {
 
 // Not a link: what /dev/stdout leads to may be a file, and the link must not be replaced by ours.
 bool IsFileOrAbsent(const std::string& path) {
-  struct stat status {};
-  return ::lstat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode);
+  const Result<struct stat> status = sys::Lstat(path);
+  return !status || S_ISREG(status->st_mode);
 }
 
 std::string Beside(const std::string& path) {
   return fmt::format("{}.{}.partial", path, ::getpid());
-}
-
-Result<std::string> ReadSmaps() {
-  const Fd fd = TRY(sys::Open("/proc/self/smaps", O_RDONLY));
-  std::string text;
-  char buffer[16384];
-  while (const size_t n = TRY(sys::Read(fd.get(), std::as_writable_bytes(std::span(buffer)))))
-    text.append(buffer, n);
-  return text;
 }
 
 }  // namespace
@@ -123,7 +113,7 @@ Result<> ReportFile::Commit(const std::string& text) {
 }
 
 Result<uint64_t> MemoryOverhead() {
-  const std::string text = TRY(ReadSmaps());
+  const std::string text = TRY(sys::ReadFile("/proc/self/smaps"));
   uint64_t kilobytes = 0;
   bool guest = false;
   for (size_t at = 0; at < text.size();) {

@@ -4,9 +4,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include <array>
 #include <atomic>
-#include <cerrno>
 #include <utility>
 
 #include "base/sys.h"
@@ -14,12 +12,9 @@
 namespace crossbar {
 namespace {
 
-constexpr std::array kFatalSignals = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
-
 // What a signal handler needs lies in globals.
-std::atomic<int> g_terminal = -1;
+std::atomic<int> g_terminal = -1;  // while it is raw
 termios g_saved;
-termios g_raw;
 
 // tcsetattr is async-signal-safe (POSIX.1-2017, 2.4.3).
 void RestoreAndDie(int signal) {
@@ -29,37 +24,70 @@ void RestoreAndDie(int signal) {
   ::raise(signal);
 }
 
+bool KillsByDefault(int signal) {
+  switch (signal) {
+    case SIGKILL:  // cannot be handled
+    case SIGSTOP:
+    case SIGTSTP:
+    case SIGTTIN:
+    case SIGTTOU:
+    case SIGCONT:
+    case SIGCHLD:
+    case SIGURG:
+    case SIGWINCH:
+      return false;
+    default:
+      return signal <= SIGSYS || signal >= SIGRTMIN;  // between them are those of libc
+  }
+}
+
+// What is ignored stays so (nohup). A real-time signal with a handler is the kick of the vCPUs. Signals
+// that are blocked because a descriptor takes them never come to the handler.
+Result<> HandleFatalSignals() {
+  for (int signal = 1; signal <= SIGRTMAX; ++signal) {
+    if (!KillsByDefault(signal)) continue;
+    const sys::SignalHandler now = TRY(sys::GetSignalHandler(signal));
+    if (now == SIG_IGN || (signal >= SIGRTMIN && now != SIG_DFL)) continue;
+    TRY(sys::SetSignalHandler(signal, RestoreAndDie));
+  }
+  return {};
+}
+
+bool InForeground(int fd) { return ::tcgetpgrp(fd) == ::getpgrp(); }
+
 }  // namespace
 
-Result<RawTerminal> RawTerminal::Enter(int fd) {
-  if (::isatty(fd) == 0 || ::tcgetpgrp(fd) != ::getpgrp()) return RawTerminal(false);
-  if (::tcgetattr(fd, &g_saved) != 0)
-    return std::unexpected(sys::ErrnoError(errno, "tcgetattr"));
-  g_raw = g_saved;
-  ::cfmakeraw(&g_raw);
-  g_raw.c_oflag = g_saved.c_oflag;  // the log still wants its newlines translated
-  for (const int signal : kFatalSignals) ::signal(signal, RestoreAndDie);
-  g_terminal = fd;
-  RawTerminal terminal(true);
-  terminal.Resume();
-  return terminal;
+Result<RawTerminal> RawTerminal::Open(int fd) {
+  TRY(HandleFatalSignals());
+  return RawTerminal(fd);
 }
 
 RawTerminal::RawTerminal(RawTerminal&& other) noexcept
-    : active_(std::exchange(other.active_, false)) {}
+    : fd_(std::exchange(other.fd_, -1)), saved_(std::exchange(other.saved_, false)) {}
 
-RawTerminal::~RawTerminal() {
-  if (!active_) return;
-  Suspend();
+RawTerminal::~RawTerminal() { Release(); }
+
+Result<bool> RawTerminal::Acquire() {
+  if (!InForeground(fd_)) {
+    g_terminal = -1;  // the shell's, in a mode of its own
+    return false;
+  }
+  if (!saved_) g_saved = TRY(sys::TerminalMode(fd_));
+  saved_ = true;
+  termios raw = g_saved;
+  ::cfmakeraw(&raw);
+  raw.c_oflag = g_saved.c_oflag;  // the log still wants its newlines translated
+  g_terminal = fd_;
+  TRY(sys::SetTerminalMode(fd_, raw));
+  return true;
+}
+
+void RawTerminal::Release() {
+  if (!std::exchange(saved_, false)) return;
+  // In the background it is the shell's, and setting it would stop us (SIGTTOU). Where it is gone,
+  // there is nothing to restore.
+  if (InForeground(fd_)) (void)sys::SetTerminalMode(fd_, g_saved);
   g_terminal = -1;
-}
-
-void RawTerminal::Suspend() {
-  if (active_) ::tcsetattr(g_terminal, TCSADRAIN, &g_saved);
-}
-
-void RawTerminal::Resume() {
-  if (active_) ::tcsetattr(g_terminal, TCSADRAIN, &g_raw);
 }
 
 }  // namespace crossbar

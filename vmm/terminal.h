@@ -1,5 +1,8 @@
-// RawTerminal: a person's terminal, raw while this lives and as it was afterwards, whichever way the
+// RawTerminal: a person's terminal, raw while it is ours and as it was otherwise, whichever way the
 // process ends: return, a fatal signal or CHECK. (SIGKILL alone gives nobody a chance.)
+//
+// It is ours while we are in its foreground. Job control changes that: no signal tells of a shell that
+// puts a running job into the foreground, so whoever owns this asks (Acquire).
 // One at a time; main thread.
 #pragma once
 
@@ -9,20 +12,21 @@ namespace crossbar {
 
 class RawTerminal {
  public:
-  // Does nothing, and active() is false, where `fd` is no terminal or we are in its background.
-  static Result<RawTerminal> Enter(int fd);
+  // `fd` is a terminal, and is left as it is until Acquire.
+  static Result<RawTerminal> Open(int fd);
   RawTerminal(RawTerminal&& other) noexcept;
   RawTerminal& operator=(RawTerminal&&) = delete;
   ~RawTerminal();
 
-  bool active() const { return active_; }
-  // For a stop by job control: the terminal as it was, until Resume.
-  void Suspend();
-  void Resume();
+  // Raw, if we are in the foreground; again, if somebody undid it. Whether it is ours now.
+  Result<bool> Acquire();
+  // The terminal as it was before Acquire.
+  void Release();
 
  private:
-  explicit RawTerminal(bool active) : active_(active) {}
-  bool active_;
+  explicit RawTerminal(int fd) : fd_(fd) {}
+  int fd_;  // -1 once moved from
+  bool saved_ = false;  // g_saved is how it was before us
 };
 
 }  // namespace crossbar

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <system_error>
 #include <utility>
 
 #include "base/check.h"
@@ -47,28 +48,35 @@ Vcpu::~Vcpu() {
 }
 
 Result<> Vcpu::PrepareSignals() {
-  struct sigaction action {};
-  action.sa_handler = [](int) {};
-  if (::sigaction(KickSignal(), &action, nullptr) != 0)
-    return std::unexpected(sys::ErrnoError(errno, "sigaction"));
+  return sys::SetSignalHandler(KickSignal(), [](int) {});
+}
+
+Result<> Vcpu::Start(std::function<void()> before_first_run) {
+  CHECK(!thread_.joinable());
+  SetImmediateExit(0);
+  try {
+    thread_ = std::thread([this, before = std::move(before_first_run)] {
+      EnterThread();
+      if (before) before();
+      Run();
+    });
+  } catch (const std::system_error& error) {
+    return std::unexpected(
+        Error::Of("cannot start the thread of vCPU {}: {}", id_, error.code().message())
+            .WithHint("lower --cpus, or raise the limits on threads (ulimit -u) and memory (ulimit -v)"));
+  }
   return {};
 }
 
-void Vcpu::Start(std::function<void()> before_first_run) {
-  CHECK(!thread_.joinable());
-  SetImmediateExit(0);
-  thread_ = std::thread([this, before = std::move(before_first_run)] {
-    // Signals of the process are the main thread's; this one takes the kick, and what a fault of our
-    // own raises: blocked, that would kill us past the handler that restores the terminal.
-    sigset_t mask;
-    ::sigfillset(&mask);
-    for (const int own : {KickSignal(), SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT})
-      ::sigdelset(&mask, own);
-    ::pthread_sigmask(SIG_SETMASK, &mask, nullptr);
-    ::pthread_setname_np(::pthread_self(), fmt::format("vcpu{}", id_).c_str());
-    if (before) before();
-    Run();
-  });
+// Signals of the process are the main thread's; this one takes the kick, and what a fault of our own
+// raises: blocked, that would kill us past the handler that restores the terminal.
+void Vcpu::EnterThread() const {
+  sigset_t mask;
+  ::sigfillset(&mask);
+  for (const int own : {KickSignal(), SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT})
+    ::sigdelset(&mask, own);
+  ::pthread_sigmask(SIG_SETMASK, &mask, nullptr);
+  ::pthread_setname_np(::pthread_self(), fmt::format("vcpu{}", id_).c_str());
 }
 
 // Shared with KVM and with Kick's callers.

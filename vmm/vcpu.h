@@ -46,12 +46,11 @@ class Vcpu {
                                               Surroundings surroundings);
   ~Vcpu();
 
-  // Blocks every signal but the kick in the calling thread and installs the kick's handler; call
-  // before the first Start, on the main thread.
+  // Installs the handler of the kick, the signal that ends KVM_RUN; call before the first Start.
   static Result<> PrepareSignals();
 
   // `before_first_run` is called on the vCPU thread right before its first KVM_RUN.
-  void Start(std::function<void()> before_first_run = {});
+  Result<> Start(std::function<void()> before_first_run = {});
   // Ends the run loop soon. Any thread.
   void Kick();
   // Waits for the thread to end; after Kick.
@@ -67,6 +66,7 @@ class Vcpu {
  private:
   Vcpu(Fd fd, uint32_t id, Surroundings surroundings);
 
+  void EnterThread() const;
   void SetImmediateExit(uint8_t value);
   // All three: whether the guest runs on.
   bool HandleExit();

@@ -2,10 +2,10 @@
 
 #include <signal.h>
 #include <sys/signalfd.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <ranges>
 #include <thread>
 #include <utility>
 
@@ -15,6 +15,7 @@
 #include "base/sys.h"
 #include "boot/acpi.h"
 #include "boot/fdt.h"
+#include "vmm/host_memory.h"
 #include "vmm/prefault.h"
 #include "vmm/x86/entry.h"
 #include "vmm/x86/vm_setup.h"
@@ -22,16 +23,8 @@
 namespace crossbar {
 namespace {
 
-constexpr std::array kStopSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
-
-// A guest larger than the host would only be killed later, at a worse time.
-Result<> CheckHostHas(uint64_t bytes) {
-  const auto host = static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * kPageSize;
-  if (bytes <= host) return {};
-  return std::unexpected(
-      Error::Of("--memory: {} MiB is more than the host's {} MiB", bytes / kMiB, host / kMiB)
-          .WithHint("lower --memory"));
-}
+// Those that end the VM, and job control.
+constexpr std::array kWatchedSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT};
 
 Result<> CheckCpus(unsigned wanted, const Kvm& kvm) {
   if (wanted <= kvm.max_vcpus()) return {};
@@ -52,6 +45,8 @@ struct Vm::Parts {
   PlatformInfo platform;
   GuestRam ram;
   KvmMemslotTable memslots;
+  Images images;
+  std::unique_ptr<Console> console;
 };
 
 Vm::Vm(Parts parts)
@@ -67,12 +62,14 @@ Vm::Vm(Parts parts)
       memslots_(std::move(parts.memslots)),
       address_space_(memslots_, {.on_unsafe = [this](const Error& error) {
         stop_.Request(StopRequest::Reason::kUnsafe, ExitStatus::kUnsafe, error.message());
-      }}) {}
+      }}),
+      console_(std::move(parts.console)),
+      images_(std::move(parts.images)) {}
 
 Vm::~Vm() { StopVcpus(); }
 
 Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases& phases) {
-  TRY(CheckHostHas(options.memory_bytes));
+  TRY(CheckHostHas(options));
   Kvm kvm = TRY(Kvm::Open());
   TRY(CheckCpus(options.cpus, kvm));
   Fd vm_fd = TRY(kvm.CreateVm());
@@ -80,6 +77,9 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
       GuestCpuid::FromKvm(kvm.fd(), kvm.Capability(KVM_CAP_TSC_DEADLINE_TIMER) != 0));
   phases.Mark("kvm");
 
+  // Before RAM, which can take long to touch.
+  Images images = TRY(Images::Open(options));
+  std::unique_ptr<Console> console = TRY(Console::Create(options));
   // Before the layout: what an IOMMU translates is known only once all groups are attached.
   std::unique_ptr<Passthrough> passthrough;
   X86PlatformRequest request;
@@ -101,9 +101,9 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
   EventLoop loop = TRY(EventLoop::Create());
   std::unique_ptr<Vm> vm(new Vm({options, phases, std::move(kvm), std::move(vm_fd),
                                  std::move(stop), std::move(loop), std::move(cpuid),
-                                 std::move(platform), std::move(ram), std::move(memslots)}));
+                                 std::move(platform), std::move(ram), std::move(memslots),
+                                 std::move(images), std::move(console)}));
   vm->passthrough_ = std::move(passthrough);
-  TRY(vm->OpenImages());
   // Slots before the interrupt controllers: those register devices on KVM's I/O buses, and the next
   // memslot update would wait a grace period of several milliseconds for that (kvm_main.c,
   // kvm_io_bus_register_dev since 6.18).
@@ -124,13 +124,15 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
   return vm;
 }
 
-Result<> Vm::OpenImages() {
-  kernel_ = TRY(Within(FdImage::Open(options_.kernel), [] { return "--kernel"; }));
-  if (!options_.initrd.empty())
-    initrd_ = TRY(Within(FdImage::Open(options_.initrd), [] { return "--initrd"; }));
-  for (const RunOptions::Module& module : options_.modules)
-    modules_.push_back(TRY(Within(FdImage::Open(module.path), [] { return "--module"; })));
-  return {};
+Result<Vm::Images> Vm::Images::Open(const RunOptions& options) {
+  Images images;
+  images.kernel = TRY(Within(FdImage::Open(options.kernel), [] { return "--kernel"; }));
+  TRY(RecognizeKernel(*images.kernel));
+  if (!options.initrd.empty())
+    images.initrd = TRY(Within(FdImage::Open(options.initrd), [] { return "--initrd"; }));
+  for (const RunOptions::Module& module : options.modules)
+    images.modules.push_back(TRY(Within(FdImage::Open(module.path), [] { return "--module"; })));
+  return images;
 }
 
 Result<> Vm::MapRam() {
@@ -147,7 +149,6 @@ Result<> Vm::MapRam() {
 }
 
 Result<> Vm::MakeDevices() {
-  console_ = TRY(Console::Create(options_.console, stop_));
   devices_ = std::make_unique<X86Devices>(vm_fd_.get(), platform_, stop_, *console_,
                                           [this] { console_->OnSpace(); });
   return devices_->AttachTo(pio_, mmio_, platform_);
@@ -168,7 +169,7 @@ Result<> Vm::MakeVcpus() {
     const Vcpu::Surroundings surroundings{pio_, mmio_, address_space_, stop_};
     vcpus_.push_back(TRY(Within(Vcpu::Create(kvm_, vm_fd_.get(), id, surroundings),
                                 [&] { return fmt::format("cannot make vCPU {}", id); })));
-    TRY(SetCpuid(vcpus_.back()->fd(), cpuid_.ForCpu(id, options_.cpus)));
+    TRY(PrepareX86Vcpu(vcpus_.back()->fd(), cpuid_.ForCpu(id, options_.cpus)));
   }
   return {};
 }
@@ -176,11 +177,11 @@ Result<> Vm::MakeVcpus() {
 Result<> Vm::LoadAndEnter(bool fresh) {
   if (passthrough_ != nullptr) TRY(passthrough_->AssignResources());
   LoadRequest request;
-  request.kernel = kernel_.get();
-  request.initrd = initrd_.get();
+  request.kernel = images_.kernel.get();
+  request.initrd = images_.initrd.get();
   request.command_line = options_.command_line;
-  for (size_t i = 0; i < modules_.size(); ++i)
-    request.modules.push_back({modules_[i].get(), options_.modules[i].arguments});
+  for (size_t i = 0; i < images_.modules.size(); ++i)
+    request.modules.push_back({images_.modules[i].get(), options_.modules[i].arguments});
   request.ram_is_zero = fresh;
   request.rsdp = TRY(WriteAcpiTables(ram_, platform_));
   const std::vector<std::byte> tree = TRY(BuildDeviceTree(platform_, options_.command_line));
@@ -190,11 +191,12 @@ Result<> Vm::LoadAndEnter(bool fresh) {
 }
 
 Result<> Vm::WatchSignals() {
-  ::signal(SIGPIPE, SIG_IGN);  // a console reader that went away is an error of write
   sigset_t set;
   ::sigemptyset(&set);
-  for (const int signal : kStopSignals) ::sigaddset(&set, signal);
-  ::sigaddset(&set, SIGTSTP);
+  for (const int signal : kWatchedSignals) {
+    // Blocked, it would be taken also where whoever started us had it ignored (nohup).
+    if (TRY(sys::GetSignalHandler(signal)) != SIG_IGN) ::sigaddset(&set, signal);
+  }
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   signals_ = TRY(sys::SignalFd(set));
   return loop_.Add(signals_.get(), [this] { return HandleSignal(); });
@@ -202,13 +204,16 @@ Result<> Vm::WatchSignals() {
 
 Result<> Vm::HandleSignal() {
   signalfd_siginfo info{};
-  TRY(Within(sys::Read(signals_.get(), std::as_writable_bytes(std::span(&info, 1))),
-             [] { return "cannot take signals"; }));
+  const Result<size_t> taken = Within(
+      sys::Read(signals_.get(), std::as_writable_bytes(std::span(&info, 1))),
+      [] { return "cannot take signals"; });
+  // A stop that was pending is gone once SIGCONT comes.
+  if (!taken && taken.error().code() == EAGAIN) return {};
+  TRY(taken);
+  if (info.ssi_signo == SIGCONT) return console_->Resume();
   if (info.ssi_signo == SIGTSTP) {
-    RawTerminal* terminal = console_->terminal();
-    if (terminal != nullptr) terminal->Suspend();
-    ::raise(SIGSTOP);
-    if (terminal != nullptr) terminal->Resume();
+    console_->Suspend();
+    ::raise(SIGSTOP);  // SIGCONT follows
     return {};
   }
   stop_.Request(StopRequest::Reason::kOutside, ExitStatus::kStopped,
@@ -227,7 +232,7 @@ Result<StopRequest> Vm::Run() {
     return {};
   }));
   while (true) {
-    StartVcpus();
+    TRY(StartVcpus());
     const Result<> served = loop_.Run();
     StopVcpus();
     TRY(served);
@@ -248,11 +253,14 @@ Result<> Vm::Reboot() {
   return {};
 }
 
-void Vm::StartVcpus() {
-  for (const auto& vcpu : vcpus_) {
+Result<> Vm::StartVcpus() {
+  // The boot CPU last, as the others wait for it: where a thread is refused the guest has not begun.
+  for (const auto& vcpu : std::views::reverse(vcpus_)) {
     const bool first = vcpu == vcpus_.front() && reboots_ == 0;
-    vcpu->Start(first ? [this] { phases_.Mark("first entry"); } : std::function<void()>());
+    if (first) TRY(console_->BeginOutput(stop_));
+    TRY(vcpu->Start(first ? [this] { phases_.Mark("first entry"); } : std::function<void()>()));
   }
+  return {};
 }
 
 void Vm::StopVcpus() {

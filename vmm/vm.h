@@ -54,10 +54,15 @@ class Vm {
   TrapBus& mmio() { return mmio_; }
 
  private:
+  struct Images {
+    static Result<Images> Open(const RunOptions& options);
+    std::unique_ptr<FdImage> kernel;
+    std::unique_ptr<FdImage> initrd;  // may be absent
+    std::vector<std::unique_ptr<FdImage>> modules;
+  };
   struct Parts;
   explicit Vm(Parts parts);
 
-  Result<> OpenImages();
   Result<> MapRam();
   Result<> MakeDevices();
   Result<> ConnectPassthrough();
@@ -67,7 +72,7 @@ class Vm {
   Result<> WatchSignals();
   Result<> HandleSignal();
   Result<> Reboot();
-  void StartVcpus();
+  Result<> StartVcpus();
   void StopVcpus();
 
   const RunOptions& options_;
@@ -91,9 +96,7 @@ class Vm {
   std::unique_ptr<Passthrough> passthrough_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
 
-  std::unique_ptr<FdImage> kernel_;
-  std::unique_ptr<FdImage> initrd_;
-  std::vector<std::unique_ptr<FdImage>> modules_;
+  Images images_;
   LoadedGuest loaded_;
   std::optional<PowerOnState> power_on_;
   Fd signals_;

@@ -61,6 +61,20 @@ inline void WriteMsr(uint32_t msr, uint64_t value) {
                : "memory");
 }
 
+inline uint64_t ReadCr4() {
+  uint64_t value;
+  asm volatile("movq %%cr4, %0" : "=r"(value));
+  return value;
+}
+inline void WriteCr4(uint64_t value) {
+  asm volatile("movq %0, %%cr4" ::"r"(value) : "memory");
+}
+// XSETBV: an extended control register.
+inline void WriteXcr(uint32_t index, uint64_t value) {
+  asm volatile("xsetbv" ::"c"(index), "a"(static_cast<uint32_t>(value)),
+               "d"(static_cast<uint32_t>(value >> 32)));
+}
+
 struct CpuidResult {
   uint32_t eax, ebx, ecx, edx;
 };

@@ -1,5 +1,6 @@
 """Every guest boots, by each protocol, and passes its own checks; and what ends a run says so by its status."""
 import contextlib
+import mmap
 import os
 import re
 import signal
@@ -170,6 +171,19 @@ class HugePages(Case):
                 self.skipTest("the host has more huge pages free than this test asks for")
         outcome = self.run_guest("hello", "--memory", "2G", "--hugepages", "2M")
         self.assert_refused(outcome, HOST_ERROR, "1024 huge pages", "nr_hugepages")
+
+    @limits(alone=True)
+    def test_too_few_counts_all_banks_and_the_pages_of_others(self):
+        def count(name):
+            with open(f"/sys/kernel/mm/hugepages/hugepages-2048kB/{name}_hugepages", encoding="ascii") as file:
+                return int(file.read())
+        with huge_pages(self, 2048, 8), mmap.mmap(-1, 4 << 20, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x40000):
+            usable = count("free") - count("resv")  # two are the mapping's
+            if usable >= 1600:
+                self.skipTest("the host has more huge pages free than this test asks for")
+            outcome = self.run_guest("hello", "--memory", "3.125G", "--hugepages", "2M")
+            self.assert_refused(outcome, HOST_ERROR, f"1600 huge pages of 2 MiB and {usable} are free",
+                                f"echo {count('nr') + 1600 - usable} > /sys/")
 
 
 class Prefault(Case):

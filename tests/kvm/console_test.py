@@ -348,12 +348,13 @@ class Terminal(Case):
                 self.assert_restored(session, -number)
 
     def test_is_restored_after_fatal_signals_on_a_vCPU_thread(self):
-        session = self.hanging()
-        pid = session.process.pid
-        vcpu, = (int(task) for task in os.listdir(f"/proc/{pid}/task") if self.name_of(pid, task) == "vcpu0")
-        tgkill = 234
-        self.assertEqual(ctypes.CDLL(None).syscall(tgkill, pid, vcpu, int(signal.SIGSEGV)), 0)
-        self.assert_restored(session, -signal.SIGSEGV)
+        for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGTRAP, signal.SIGSYS):
+            session = self.hanging()
+            pid = session.process.pid
+            vcpu, = (int(task) for task in os.listdir(f"/proc/{pid}/task") if self.name_of(pid, task) == "vcpu0")
+            tgkill = 234
+            self.assertEqual(ctypes.CDLL(None).syscall(tgkill, pid, vcpu, int(number)), 0)
+            self.assert_restored(session, -number)
 
     @staticmethod
     def name_of(pid, task):

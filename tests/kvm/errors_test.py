@@ -2,11 +2,14 @@
 import gzip
 import os
 import random
+import re
+import resource
 import shutil
 import struct
 import unittest
 
-from program import (HOST_ERROR, PROGRAM, SUCCESS, USAGE, Case, debug_exit, drop_devices, guest, limits, pvh_image)
+from program import (CRASH, HOST_ERROR, PROGRAM, SANITIZER, SUCCESS, USAGE, Case, debug_exit, drop_devices, guest, limits,
+                     pvh_image)
 
 HELLO = guest("hello")
 SEE_HELP = "see crossbar run --help"
@@ -113,8 +116,36 @@ class Kernels(Errors):
 class Ram(Errors):
     def test_that_the_host_does_not_have(self):
         for size in ("1T", "100T", "4095T"):
-            self.refused(HOST_ERROR, ("--memory", "more than the host's", "lower --memory"), "run", "--kernel", HELLO,
+            self.refused(HOST_ERROR, ("--memory", "more than the", "host", "lower --memory"), "run", "--kernel", HELLO,
                          "--memory", size)
+
+    def test_that_a_control_group_does_not_allow(self):
+        for folder, file in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+            group = os.path.join(folder, f"crossbar-test-{os.getpid()}")
+            try:
+                os.mkdir(group)
+                self.addCleanup(os.rmdir, group)
+                with open(os.path.join(group, file), "w", encoding="ascii") as limit:
+                    limit.write(str(200 << 20))
+                break
+            except OSError:
+                continue
+        else:
+            self.skipTest("no control group can be made here")
+
+        def enter():
+            with open(os.path.join(group, "cgroup.procs"), "w", encoding="ascii") as procs:
+                procs.write(str(os.getpid()))
+        self.refused(HOST_ERROR, ("--memory: 1024 MiB", "the 200 MiB", "control group", "--prefault"), "run", "--kernel",
+                     HELLO, "--memory", "1G", "--prefault", before=enter)
+        self.assert_succeeds(self.crossbar("run", "--kernel", HELLO, "--memory", "1G", before=enter))
+
+    def test_that_is_not_available(self):
+        with open("/proc/meminfo", encoding="ascii") as file:
+            sizes = dict(re.findall(r"(\w+): +(\d+) kB", file.read()))
+        between = (int(sizes["MemTotal"]) + int(sizes["MemAvailable"])) // 2048
+        self.refused(HOST_ERROR, (f"--memory: {between} MiB", "--prefault"), "run", "--kernel", HELLO, "--memory",
+                     f"{between}M", "--prefault", "--failpoint", "madvise=EIO")  # rather than try it
 
     def test_that_is_no_size(self):
         for size in ("0", "abc", "12X", "-1", "512 M", "1e3", "0x100000", "nan", "inf", "M", "99999999999999T", "1MM"):
@@ -149,6 +180,25 @@ class Cpus(Errors):
     def test_that_are_too_many(self):
         self.refused(HOST_ERROR, ("100000", "--cpus", "at most"), "run", "--kernel", HELLO, "--cpus", 100000)
         self.refused(HOST_ERROR, ("300", "at most 254"), "run", "--kernel", HELLO, "--cpus", 300)
+
+
+    @unittest.skipIf(SANITIZER, "a sanitizer needs the address space")
+    def test_whose_threads_the_limits_do_not_allow(self):
+        def room_for_stacks(count):
+            resource.setrlimit(resource.RLIMIT_STACK, (256 << 20, 256 << 20))
+            resource.setrlimit(resource.RLIMIT_AS, ((count * 256 + 190) << 20,) * 2)
+        # Prefault does without a thread.
+        self.refused(HOST_ERROR, "cannot start the thread of vCPU 0", "run", "--kernel", HELLO, "--prefault", "--memory",
+                     "4M", before=lambda: room_for_stacks(0))
+        self.write("console.txt", b"of an earlier run")
+        before = self.files()
+        outcome = self.crossbar("run", "--kernel", HELLO, "--cpus", 8, "--memory", "4M", "--console", "file:console.txt",
+                                before=lambda: room_for_stacks(2))
+        self.assert_refused(outcome, HOST_ERROR, "cannot start the thread of vCPU ", "lower --cpus", "ulimit -u",
+                            "ulimit -v")
+        self.assertEqual(self.files(), before)
+        with open(os.path.join(self.folder, "console.txt"), "rb") as file:
+            self.assertEqual(file.read(), b"of an earlier run", "no CPU ran")
 
 
 class Options(Errors):
@@ -272,3 +322,103 @@ class Output(Errors):
             self.refused(HOST_ERROR, ("cannot write the report", path, "--report"), "run", "--kernel", HELLO, "--report",
                          path)
             self.refused(HOST_ERROR, ("console", path), "run", "--kernel", HELLO, "--console", f"file:{path}")
+
+    FAILURES = (("--kernel", PROGRAM), ("--kernel", "missing"), ("--kernel", HELLO, "--initrd", "missing"),
+                ("--kernel", HELLO, "--failpoint", "KVM_CREATE_VM=EIO"),
+                ("--kernel", HELLO, "--failpoint", "KVM_SET_SREGS=EIO"),
+                ("--kernel", HELLO, "--failpoint", "signalfd=EIO"),
+                ("--kernel", HELLO, "--failpoint", "epoll_ctl#2=EIO"),
+                ("--kernel", HELLO, "--report", "missing/report.json"))
+
+    def test_of_the_console_is_not_begun_where_start_up_fails(self):
+        for arguments in self.FAILURES:
+            self.refused(HOST_ERROR, (), "run", *arguments, "--console", "file:console.txt")
+        path = self.write("console.txt", b"of an earlier run")
+        for arguments in self.FAILURES:
+            self.refused(HOST_ERROR, (), "run", *arguments, "--console", f"file:{path}")
+            with open(path, "rb") as file:
+                self.assertEqual(file.read(), b"of an earlier run", arguments)
+
+    def test_of_the_console_goes_through_a_link_to_nothing(self):
+        os.symlink("target", os.path.join(self.folder, "link"))
+        self.assert_succeeds(self.crossbar("run", "--kernel", HELLO, "--console", "file:link"))
+        with open(os.path.join(self.folder, "target"), "rb") as file:
+            self.assertIn(b"Hello", file.read())
+
+    def refused_place(self, other, *arguments):
+        before = self.contents()
+        self.refused(USAGE, (f"and {other} name the same file", SEE_HELP), "run", *arguments)
+        self.assertEqual(self.contents(), before)
+
+    def contents(self):
+        def content(name):
+            with open(os.path.join(self.folder, name), "rb") as file:
+                return file.read()
+        return {name: content(name) for name in self.files() if os.path.isfile(os.path.join(self.folder, name))}
+
+    def test_in_place_of_an_input_or_of_another_output(self):
+        shutil.copy(HELLO, os.path.join(self.folder, "k.elf"))
+        os.symlink("k.elf", os.path.join(self.folder, "link"))
+        os.link(os.path.join(self.folder, "k.elf"), os.path.join(self.folder, "twin"))
+        os.mkdir(os.path.join(self.folder, "sub"))
+        self.write("vm.conf", b"kernel = k.elf\nreport = vm.conf\n")
+        for name in ("k.elf", "./k.elf", os.path.join(self.folder, "k.elf"), "link", "twin"):
+            self.refused_place("--kernel", "--kernel", "k.elf", "--console", f"file:{name}")
+            self.refused_place("--kernel", "--kernel", "k.elf", "--report", name)
+            self.refused_place("--initrd", "--kernel", HELLO, "--initrd", "k.elf", "--report", name)
+            self.refused_place("--module", "--kernel", HELLO, "--module", "k.elf=a", "--console", f"file:{name}")
+        self.refused_place("--config", "--config", "vm.conf")
+        for name in ("same", "./same", "sub/../same", "link"):
+            self.refused_place("--console", "--kernel", HELLO, "--report", "same" if name != "link" else "k.elf",
+                               "--console", f"file:{name}")
+
+    def test_in_one_place_that_is_no_file(self):
+        outcome = self.crossbar("run", "--kernel", HELLO, "--report", "/dev/null", "--console", "file:/dev/null")
+        self.assert_succeeds(outcome)
+
+
+class Order(Errors):
+    """What is cheap to refuse is refused before RAM is made and touched."""
+
+    def test_of_inputs_before_RAM(self):
+        for words, *arguments in (("'missing'", "--kernel", "missing"), ("PVH note", "--kernel", PROGRAM),
+                                  ("'missing'", "--kernel", HELLO, "--initrd", "missing"),
+                                  ("'missing'", "--kernel", HELLO, "--module", "missing"),
+                                  ("missing/x", "--kernel", HELLO, "--console", "file:missing/x"),
+                                  ("missing/x", "--kernel", HELLO, "--report", "missing/x")):
+            self.refused(HOST_ERROR, words, "run", *arguments, "--prefault", "--failpoint", "memfd_create=EIO")
+
+
+class Stderr(Case):
+    """A last line that nobody can take changes nothing about the status."""
+
+    ENDS = ((CRASH, "run", "--kernel", guest("crash"), "--console", "none"),
+            (HOST_ERROR, "run", "--kernel", "missing"),
+            (HOST_ERROR, "run", "--kernel", HELLO, "--failpoint", "KVM_CREATE_VM=EIO", "--log", "debug"),
+            (USAGE, "run", "--bogus"), (USAGE, "frob"), (USAGE,))
+
+    def assert_ends(self, stderr):
+        for status, *arguments in self.ENDS:
+            with self.subTest(arguments=arguments):
+                self.assertEqual(self.crossbar(*arguments, stderr=stderr).status, status)
+
+    def test_that_is_a_full_disk(self):
+        with open("/dev/full", "wb") as full:
+            self.assert_ends(full)
+
+    def test_that_nobody_reads(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        self.addCleanup(os.close, writer)
+        self.assert_ends(writer)
+
+    def test_that_is_a_file_as_large_as_the_limit_allows(self):
+        def no_growth():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        with open(self.write("err", b""), "wb") as file:
+            for status, *arguments in self.ENDS[1:]:  # guest RAM is a file too
+                self.assertEqual(self.crossbar(*arguments, stderr=file, before=no_growth).status, status)
+
+    def test_has_one_line_for_a_name_of_two(self):
+        outcome = self.crossbar("run", "--kernel", "new\nline\x1b[31m")
+        self.assert_refused(outcome, HOST_ERROR, "new\\nline\\x1b[31m")

@@ -323,4 +323,17 @@ def state_of(pid):
         return file.read().rpartition(")")[2].split()[0]
 
 
-FATAL_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+def child_of(pid):
+    """The one child of a process, or None."""
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        children = file.read().split()
+    return int(children[0]) if len(children) == 1 else None
+
+
+# Those that a run takes as a wish to end it, and those that it ignores or uses itself.
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+OWN_SIGNALS = {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGRTMIN}
+# signal(7): the default action is not death, or no process can change it.
+HARMLESS_SIGNALS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
+                    signal.SIGURG, signal.SIGWINCH, signal.SIGKILL}
+FATAL_SIGNALS = sorted(signal.valid_signals() - STOP_SIGNALS - OWN_SIGNALS - HARMLESS_SIGNALS)

@@ -31,23 +31,26 @@ constexpr uint32_t ReplaceBits(uint32_t value, unsigned low, unsigned count, uin
   return (value & ~mask) | ((field << low) & mask);
 }
 
-// Leaf 0xb and 0x1f: level 0 is SMT (one thread a core), level 1 the cores of the package.
-void SetTopologyLeaf(kvm_cpuid_entry2& entry, uint32_t apic_id, unsigned cpus, unsigned id_bits) {
-  entry.edx = apic_id;
-  switch (entry.index) {
-    case 0:
-      entry.eax = 0;
-      entry.ebx = 1;
-      entry.ecx = 0x100;  // level 0, type SMT
-      break;
-    case 1:
-      entry.eax = id_bits;
-      entry.ebx = cpus;
-      entry.ecx = 0x201;  // level 1, type core
-      break;
-    default:
-      entry.eax = entry.ebx = 0;
-      entry.ecx = entry.index;
+// Leaf 0xb and 0x1f, as far as KVM lists them: level 0 is SMT (one thread a core), level 1 the cores of
+// the package. KVM's own entries describe the host or nothing. For a level that is not listed KVM
+// answers as hardware does, with no CPUs and the APIC id of level 1.
+void SetTopology(std::vector<kvm_cpuid_entry2>& entries, uint32_t apic_id, unsigned cpus,
+                 unsigned id_bits) {
+  for (const uint32_t leaf : {0xbu, 0x1fu}) {
+    if (std::erase_if(entries, [&](const auto& entry) { return entry.function == leaf; }) == 0)
+      continue;
+    kvm_cpuid_entry2 level{};
+    level.function = leaf;
+    level.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+    level.ebx = 1;
+    level.ecx = 0x100;  // level 0, type SMT
+    level.edx = apic_id;
+    entries.push_back(level);
+    level.index = 1;
+    level.eax = id_bits;
+    level.ebx = cpus;
+    level.ecx = 0x201;  // level 1, type core
+    entries.push_back(level);
   }
 }
 
@@ -83,10 +86,6 @@ std::vector<kvm_cpuid_entry2> GuestCpuid::ForCpu(uint32_t apic_id, unsigned cpus
         entry.eax = ReplaceBits(entry.eax, 26, 6, std::min((1u << id_bits) - 1, 63u));
         if (((entry.eax >> 5) & 7) < 3) entry.eax = ReplaceBits(entry.eax, 14, 12, 0);
         break;
-      case 0xb:
-      case 0x1f:
-        SetTopologyLeaf(entry, apic_id, cpus, id_bits);
-        break;
       case 0x80000008:  // AMD: number of cores less one, and the bits of an APIC id that number them
         entry.ecx = ReplaceBits(entry.ecx, 0, 8, std::min(cpus - 1, 255u));
         entry.ecx = ReplaceBits(entry.ecx, 12, 4, id_bits);
@@ -100,6 +99,7 @@ std::vector<kvm_cpuid_entry2> GuestCpuid::ForCpu(uint32_t apic_id, unsigned cpus
         break;
     }
   }
+  SetTopology(entries, apic_id, cpus, id_bits);
   return entries;
 }
 

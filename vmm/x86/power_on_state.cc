@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/sys.h"
+#include "vmm/x86/msr.h"
 #include "vmm/x86/vm_setup.h"
 
 namespace crossbar {
@@ -18,13 +19,13 @@ constexpr std::array<uint32_t, 2> kKeptMsrs = {
     0x3b,  // IA32_TSC_ADJUST
 };
 
-struct MsrBuffer {
-  explicit MsrBuffer(size_t count) : bytes(sizeof(kvm_msrs) + count * sizeof(kvm_msr_entry)) {
-    header()->nmsrs = static_cast<uint32_t>(count);
-  }
-  kvm_msrs* header() { return reinterpret_cast<kvm_msrs*>(bytes.data()); }
-  kvm_msr_entry* entries() { return header()->entries; }
-  std::vector<std::byte> bytes;
+// MTRRs: KVM keeps them, but leaves them out of its list.
+constexpr std::array<uint32_t, 28> kUnlistedMsrs = {
+    0x2ff,                                                   // IA32_MTRR_DEF_TYPE
+    0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207,  // IA32_MTRR_PHYSBASE0, _PHYSMASK0 ...
+    0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f,
+    0x250, 0x258, 0x259,                                     // IA32_MTRR_FIX64K, FIX16K
+    0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,  // IA32_MTRR_FIX4K
 };
 
 Result<std::vector<uint32_t>> MsrIndices(int kvm_fd) {
@@ -35,31 +36,35 @@ Result<std::vector<uint32_t>> MsrIndices(int kvm_fd) {
   std::vector<uint32_t> storage(probe.nmsrs + 1);
   storage[0] = probe.nmsrs;
   TRY(sys::Ioctl(kvm_fd, SYS_REQUEST(KVM_GET_MSR_INDEX_LIST), storage.data()));
-  return std::vector<uint32_t>(storage.begin() + 1, storage.end());
+  std::vector<uint32_t> indices(storage.begin() + 1, storage.end());
+  indices.insert(indices.end(), kUnlistedMsrs.begin(), kUnlistedMsrs.end());
+  return indices;
 }
 
 // KVM lists some MSRs that this vCPU does not have: those it refuses are left out.
-std::vector<kvm_msr_entry> ReadMsrs(int vcpu_fd, std::span<const uint32_t> indices) {
-  std::vector<kvm_msr_entry> values;
-  MsrBuffer one(1);
+std::vector<PowerOnState::Msr> ReadMsrs(int vcpu_fd, std::span<const uint32_t> indices) {
+  std::vector<PowerOnState::Msr> msrs;
   for (const uint32_t index : indices) {
     if (std::ranges::find(kKeptMsrs, index) != kKeptMsrs.end()) continue;
-    one.entries()[0] = {};
-    one.entries()[0].index = index;
-    if (sys::TryIoctl(vcpu_fd, SYS_REQUEST(KVM_GET_MSRS), one.header()) == 1)
-      values.push_back(one.entries()[0]);
+    if (const Result<uint64_t> value = ReadMsr(vcpu_fd, index)) msrs.push_back({index, *value});
   }
-  return values;
+  return msrs;
 }
 
 // What KVM lets us read it may not let us write (capabilities of the CPU): those did not change.
-void WriteMsrs(int vcpu_fd, std::span<const kvm_msr_entry> values) {
-  MsrBuffer one(1);
-  for (const kvm_msr_entry& value : values) {
-    one.entries()[0] = value;
-    if (sys::TryIoctl(vcpu_fd, SYS_REQUEST(KVM_SET_MSRS), one.header()) != 1)
-      LogDebug("MSR {:#x} keeps its value over the reboot", uint32_t{value.index});
+void WriteMsrs(int vcpu_fd, std::span<const PowerOnState::Msr> msrs) {
+  for (const PowerOnState::Msr& msr : msrs) {
+    if (!WriteMsr(vcpu_fd, msr.index, msr.value))
+      LogDebug("MSR {:#x} keeps its value over the reboot", msr.index);
   }
+}
+
+// kvm_xsave, as long as the CPU's features make it.
+Result<std::vector<std::byte>> ReadXsave(int vm_fd, int vcpu_fd) {
+  const int size = TRY(sys::Ioctl(vm_fd, SYS_REQUEST(KVM_CHECK_EXTENSION), KVM_CAP_XSAVE2));
+  std::vector<std::byte> xsave(std::max(static_cast<size_t>(size), sizeof(kvm_xsave)));
+  TRY(sys::Ioctl(vcpu_fd, SYS_REQUEST(KVM_GET_XSAVE2), xsave.data()));
+  return xsave;
 }
 
 }  // namespace
@@ -72,8 +77,8 @@ Result<PowerOnState> PowerOnState::Capture(const Kvm& kvm, const GuestCpuid& cpu
   TRY(PrepareX86Vm(vm.get()));
   for (const uint32_t id : ids) {
     const Fd vcpu(TRY(sys::Ioctl(vm.get(), SYS_REQUEST(KVM_CREATE_VCPU), id)));
-    TRY(SetCpuid(vcpu.get(), cpuid.ForCpu(id, static_cast<unsigned>(ids.size()))));
-    state.cpus_.push_back(TRY(CaptureCpu(vcpu.get(), msrs)));
+    TRY(PrepareX86Vcpu(vcpu.get(), cpuid.ForCpu(id, static_cast<unsigned>(ids.size()))));
+    state.cpus_.push_back(TRY(CaptureCpu(vm.get(), vcpu.get(), msrs)));
   }
   for (uint32_t i = 0; i < state.chips_.size(); ++i) {
     state.chips_[i].chip_id = i;  // KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE, _IOAPIC
@@ -82,11 +87,12 @@ Result<PowerOnState> PowerOnState::Capture(const Kvm& kvm, const GuestCpuid& cpu
   return state;
 }
 
-Result<PowerOnState::Cpu> PowerOnState::CaptureCpu(int fd, std::span<const uint32_t> msrs) {
+Result<PowerOnState::Cpu> PowerOnState::CaptureCpu(int vm_fd, int fd,
+                                                    std::span<const uint32_t> msrs) {
   Cpu cpu{};
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_GET_REGS), &cpu.regs));
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_GET_SREGS), &cpu.sregs));
-  TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_GET_FPU), &cpu.fpu));
+  cpu.xsave = TRY(ReadXsave(vm_fd, fd));
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_GET_DEBUGREGS), &cpu.debugregs));
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_GET_XCRS), &cpu.xcrs));
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_GET_LAPIC), &cpu.lapic));
@@ -102,7 +108,7 @@ Result<> PowerOnState::RestoreVcpu(size_t index, int fd) const {
   // The APIC base MSR is among the sregs, and what the LAPIC's registers mean depends on it.
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_SET_SREGS), &cpu.sregs));
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_SET_REGS), &cpu.regs));
-  TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_SET_FPU), &cpu.fpu));
+  TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_SET_XSAVE), cpu.xsave.data()));
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_SET_DEBUGREGS), &cpu.debugregs));
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_SET_XCRS), &cpu.xcrs));
   WriteMsrs(fd, cpu.msrs);

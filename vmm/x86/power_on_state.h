@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -19,6 +20,11 @@ namespace crossbar {
 
 class PowerOnState {
  public:
+  struct Msr {
+    uint32_t index;
+    uint64_t value;
+  };
+
   // `ids` are the local APIC ids, in the order of the vCPUs.
   static Result<PowerOnState> Capture(const Kvm& kvm, const GuestCpuid& cpuid,
                                       std::span<const uint32_t> ids);
@@ -31,15 +37,15 @@ class PowerOnState {
   struct Cpu {
     kvm_regs regs;
     kvm_sregs sregs;
-    kvm_fpu fpu;
+    std::vector<std::byte> xsave;  // x87, SSE, AVX and what else the CPU has
     kvm_debugregs debugregs;
     kvm_xcrs xcrs;
     kvm_lapic_state lapic;
     kvm_vcpu_events events;
     kvm_mp_state mp_state;
-    std::vector<kvm_msr_entry> msrs;
+    std::vector<Msr> msrs;
   };
-  static Result<Cpu> CaptureCpu(int vcpu_fd, std::span<const uint32_t> msr_indices);
+  static Result<Cpu> CaptureCpu(int vm_fd, int vcpu_fd, std::span<const uint32_t> msr_indices);
 
   std::vector<Cpu> cpus_;
   std::array<kvm_irqchip, 3> chips_{};  // both PICs, IOAPIC
