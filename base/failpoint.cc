@@ -27,6 +27,7 @@ struct Rule {
   uint64_t count = std::numeric_limits<uint64_t>::max();
   int error = 0;
   std::chrono::microseconds delay{0};
+  bool skip = false;
   uint64_t seen = 0;
 };
 
@@ -69,6 +70,10 @@ Result<> ParseAction(std::string_view action, Rule& rule) {
     rule.delay = std::chrono::microseconds(TRY(ParseNumber(action, "number of microseconds")));
     return {};
   }
+  if (action == "skip") {
+    rule.skip = true;
+    return {};
+  }
   if (const size_t star = action.find('*'); star != std::string_view::npos) {
     rule.count = TRY(ParseNumber(action.substr(star + 1), "count"));
     action = action.substr(0, star);
@@ -79,7 +84,7 @@ Result<> ParseAction(std::string_view action, Rule& rule) {
 
 }  // namespace
 
-int internal::HitSlow(std::string_view name) {
+int internal::HitSlow(std::string_view name, bool may_skip) {
   State& state = GetState();
   int error = 0;
   std::chrono::microseconds delay{0};
@@ -97,6 +102,7 @@ int internal::HitSlow(std::string_view name) {
       ++state.fired;
       delay += rule.delay;
       if (rule.error != 0 && error == 0) error = rule.error;
+      if (rule.skip && may_skip && error == 0) error = kSkip;
     }
   }
   if (delay.count() != 0) std::this_thread::sleep_for(delay);

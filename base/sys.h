@@ -40,8 +40,8 @@ struct Request {
 // is news, and for callers that treat some errno values as answers.
 // Inline for KVM_RUN: the CPU mispredicts each return past a system call (docs/decisions/005).
 inline int TryIoctl(int fd, Request request, unsigned long argument) {
-  if (const int injected = failpoints::Hit(request.name); injected != 0) [[unlikely]]
-    return -injected;
+  if (const int injected = failpoints::HitIoctl(request.name); injected != 0) [[unlikely]]
+    return injected == failpoints::kSkip ? 0 : -injected;
   const int result = ::ioctl(fd, request.number, argument);
   return result >= 0 ? result : -errno;
 }

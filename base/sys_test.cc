@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/ioctl.h>
 
 #include <cerrno>
 
@@ -38,6 +39,17 @@ TEST(Sys, DrainingAnEmptyNonBlockingEventGivesZero) {
   EXPECT_TRUE(sys::SignalEvent(event));
   EXPECT_TRUE(sys::SignalEvent(event));
   EXPECT_EQ(sys::DrainEvent(event).value(), 2u);
+}
+
+TEST(Sys, AnIoctlCanBeLeftOutAndNothingElse) {
+  ASSERT_TRUE(failpoints::Arm("FIONREAD=skip"));
+  ASSERT_TRUE(failpoints::Arm("open=skip"));
+  int count = 77;
+  EXPECT_EQ(sys::TryIoctl(-1, SYS_REQUEST(FIONREAD), &count), 0);
+  EXPECT_EQ(count, 77);
+  EXPECT_FALSE(sys::Open("/there/is/none", O_RDONLY));
+  failpoints::Reset();
+  EXPECT_EQ(sys::TryIoctl(-1, SYS_REQUEST(FIONREAD), &count), -EBADF);
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ Examples:
   crossbar run --kernel build/guests/p2p_copy.elf --device model=dma,address-bits=64 --device model=memory,size=16M
   crossbar run --config vm.conf            (vm.conf: kernel = vmlinuz, one option a line)
 
-On a terminal, Ctrl-A x ends the guest.
+On a terminal, Ctrl-A x ends the guest. SIGUSR1 prints which device can DMA into which BAR, and the zaps.
 
 Exit status: 0 the guest powered off; odd: the guest's own, (value << 1 | 1), by the debug-exit port;
 2 usage error; 4 host error; 6 guest crash; 8 stopped by a signal or Ctrl-A x; 10 a DMA mapping

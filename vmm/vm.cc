@@ -16,6 +16,7 @@
 #include "boot/acpi.h"
 #include "boot/fdt.h"
 #include "vmm/host_memory.h"
+#include "vmm/passthrough_report.h"
 #include "vmm/prefault.h"
 #include "vmm/x86/entry.h"
 #include "vmm/x86/vm_setup.h"
@@ -24,7 +25,8 @@ namespace crossbar {
 namespace {
 
 // Those that end the VM, and job control.
-constexpr std::array kWatchedSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT};
+constexpr std::array kWatchedSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT,
+                                        SIGUSR1};
 
 Result<> CheckCpus(unsigned wanted, const Kvm& kvm) {
   if (wanted <= kvm.max_vcpus()) return {};
@@ -211,6 +213,10 @@ Result<> Vm::HandleSignal() {
   if (!taken && taken.error().code() == EAGAIN) return {};
   TRY(taken);
   if (info.ssi_signo == SIGCONT) return console_->Resume();
+  if (info.ssi_signo == SIGUSR1) {
+    PrintPassthrough();
+    return {};
+  }
   if (info.ssi_signo == SIGTSTP) {
     console_->Suspend();
     ::raise(SIGSTOP);  // SIGCONT follows
@@ -219,6 +225,14 @@ Result<> Vm::HandleSignal() {
   stop_.Request(StopRequest::Reason::kOutside, ExitStatus::kStopped,
                 fmt::format("stopped by {}", ::strsignal(static_cast<int>(info.ssi_signo))));
   return {};
+}
+
+// For whoever asks a running VM by SIGUSR1; a reader that has gone away is no reason to stop.
+void Vm::PrintPassthrough() {
+  const std::string text = passthrough_ == nullptr
+                               ? "crossbar: no device is passed through\n"
+                               : PassthroughText(*passthrough_, address_space_.Peers());
+  static_cast<void>(sys::WriteAll(STDERR_FILENO, std::as_bytes(std::span(text))));
 }
 
 Result<StopRequest> Vm::Run() {

@@ -71,6 +71,7 @@ class Vm {
   Result<> LoadAndEnter(bool fresh);
   Result<> WatchSignals();
   Result<> HandleSignal();
+  void PrintPassthrough();
   Result<> Reboot();
   Result<> StartVcpus();
   void StopVcpus();

@@ -74,6 +74,21 @@ class Vfiouser(Case):
         self.assertTrue(any(line.startswith("00:1f.0 1af4:1110") for line in lines), outcome)
 
 
+    def test_the_matrix_is_printed_on_SIGUSR1(self):
+        session = self.start("echo", "--memory", "64M", "--device", DMA, "--device", MEMORY)
+        session.expect("> ")
+        session.signal(signal.SIGUSR1)
+        session.until(lambda: "no BAR is mapped" in session.errors())
+        session.signal(signal.SIGTERM)
+        self.assertEqual(session.finish().status, STOPPED)
+        alone = self.start("echo", "--memory", "64M")
+        alone.expect("> ")
+        alone.signal(signal.SIGUSR1)
+        alone.until(lambda: "no device is passed through" in alone.errors())
+        alone.signal(signal.SIGTERM)
+        self.assertEqual(alone.finish().status, STOPPED)
+
+
 class Servers(Case):
     def serve(self, *arguments, path="server.sock"):
         """A server of the user's own; its socket."""

@@ -332,7 +332,7 @@ def child_of(pid):
 
 # Those that a run takes as a wish to end it, and those that it ignores or uses itself.
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
-OWN_SIGNALS = {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGRTMIN}
+OWN_SIGNALS = {signal.SIGUSR1, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGRTMIN}
 # signal(7): the default action is not death, or no process can change it.
 HARMLESS_SIGNALS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
                     signal.SIGURG, signal.SIGWINCH, signal.SIGKILL}

@@ -1,0 +1,125 @@
+"""Passthrough on the kernel's VFIO, with an IOMMU that refuses: peer-to-peer DMA, zaps by their effect, bad input."""
+import json
+
+from machine import FULL, Case, timeout
+
+HOST_ERROR = 4
+RUN = "crossbar run --memory 128M --report report.json"
+TWO = "--device $LAB_DEVICE1,id=edu --device $LAB_DEVICE2,id=target"
+PREPARE = """
+run() { guest=$1; shift; %s --kernel $LAB_GUESTS/$guest.elf "$@"; echo "status $?"; }
+faults() { wc -l <$LAB_FAULTS; }
+say() { echo "== $1 $(faults)"; }
+report() { echo "== report"; cat report.json; }
+""" % RUN
+
+NVME = "target=0x1b360010 bar=2"
+
+
+def behind(*devices):
+    """Arguments of lab/run: each device behind a root port of its own, bound to vfio-pci."""
+    return [word for device in devices for word in ("--device", f"{device},bind=vfio,port=root")]
+
+
+class Passthrough(Case):
+    def report_in(self, outcome):
+        return json.loads(outcome.out.split("== report\n")[1])["passthrough"]
+
+    def copy(self, target, words, kernel):
+        outcome = self.in_lab(PREPARE + f'run p2p_copy --cmdline "{words}" {TWO}; say end; report', *behind("edu", target),
+                              kernel=kernel)
+        self.assertIn("12 copies between RAM and the BAR are right, 12 interrupts\nstatus 1\n== end 0\n", outcome.out, outcome)
+        cells = {(cell["target"], cell["bar"]): cell for cell in self.report_in(outcome)["p2p"]}
+        self.assertEqual({cell["state"] for cell in cells.values()}, {"mapped"})
+        self.assertEqual(cells["target", 2]["detail"], "mmap")
+        return cells["target", 2]
+
+    def test_p2p_to_memory_on_a_debian_kernel(self):
+        self.assertEqual(self.copy("ivshmem", "", "debian-6.12")["bytes"], 16 << 20)
+
+    def test_p2p_to_an_nvme_buffer(self):
+        self.copy("nvme,cmb=64M", NVME, "iommufd")
+
+    @timeout(300)
+    def test_p2p_on_other_kernels(self):
+        if not FULL:
+            self.skipTest("only in scripts/test --full")
+        for kernel in ("debian-6.1", "debian-7"):
+            with self.subTest(kernel):
+                self.copy("ivshmem", "", kernel)
+
+
+class Zap(Case):
+    """Each cause, an initiator's DMA before, after and, where decode comes back behind our back, then too."""
+
+    CAUSES = (("ivshmem", "", "decode", "decode-off"), ("ivshmem", "", "move", "bar-moved"),
+              ("nvme,cmb=64M", NVME, "decode", "decode-off"), ("nvme,cmb=64M", NVME, "power", "power-down"),
+              ("nvme,cmb=64M", NVME, "reset", "function-reset"))
+
+    def test_g7_dma_is_refused_after_each_cause(self):
+        for target in ("ivshmem", "nvme,cmb=64M"):
+            causes = [(words, cause, counted) for name, words, cause, counted in self.CAUSES if name == target]
+            script = PREPARE + "".join(f'say {cause}; run zap_dma --cmdline "{words} cause={cause}" {TWO}; report; say end\n'
+                                       for words, cause, _ in causes)
+            outcome = self.in_lab(script, *behind("edu", target))
+            runs = outcome.out.split("== report\n")
+            for number, (_, cause, counted) in enumerate(causes):
+                with self.subTest(target=target, cause=cause):
+                    self.assertIn("restored\nstatus 1\n", runs[number], outcome)
+                    report, _, rest = runs[number + 1].partition("\n== end ")
+                    before = int(runs[number].rpartition(f"== {cause} ")[2].split()[0])
+                    self.assertGreater(int(rest.split()[0]), before, "no DMA was refused")
+                    zap = [zap for zap in json.loads(report)["passthrough"]["zaps"]["recent"]
+                           if zap["cause"] == counted and zap["pieces"]][0]
+                    self.assertLessEqual(0, zap["dma_out_us"])
+                    self.assertLessEqual(zap["dma_out_us"], zap["slots_out_us"])
+                    self.assertLessEqual(zap["slots_out_us"], zap["hardware_done_us"])
+
+    # The guest waits twice for a line: after its DMA was refused, and after it tried again.
+    MEDDLE = PREPARE + """
+    command() { printf "\\\\$1\\\\000" | dd of=/sys/bus/pci/devices/$LAB_DEVICE2/config bs=1 seek=4 conv=notrunc 2>/dev/null; }
+    await() { until grep -q "$1" out; do sleep 0.1; kill -0 $vm || return; done; }
+    mkfifo in
+    run zap_dma --cmdline wait %s %s <in >out 2>&1 & vm=$!
+    exec 3>in
+    await ended; say ended; command 006; echo >&3; await again; say again; command 000; echo >&3
+    wait $vm; cat out
+    """
+
+    def test_g7_dma_stays_refused_when_the_host_lets_the_device_decode_behind_our_back(self):
+        outcome = self.in_lab(self.MEDDLE % (TWO, ""), *behind("edu", "ivshmem"))
+        counts = [int(line.split()[2]) for line in outcome.out.splitlines() if line.startswith("== ")]
+        self.assertIn("restored\nstatus 1\n", outcome.out, outcome)
+        self.assertGreater(counts[0], 0)
+        self.assertGreater(counts[1], counts[0])
+
+    def test_the_same_without_the_dma_part_of_the_zap_is_found_out(self):
+        outcome = self.in_lab(self.MEDDLE % (TWO, "--failpoint VFIO_IOMMU_UNMAP_DMA=skip"), *behind("edu", "ivshmem"))
+        self.assertIn("check 6 failed", outcome.out, outcome)  # the DMA that was to be refused has arrived
+        self.assertIn("== again 0", outcome.out, outcome)
+
+
+class BadInput(Case):
+    def refused(self, lines, *words):
+        """One line of crossbar's that says all of `words`, and the status of a host error."""
+        text = "\n".join(lines)
+        self.assertEqual(sum(line.startswith("crossbar: ") for line in lines), 1, text)
+        self.assertEqual(lines[-1], f"status {HOST_ERROR}", text)
+        for word in words:
+            self.assertIn(word, text)
+
+    def test_devices_that_cannot_be_had(self):
+        cases = (("0000:3f:1f.7", ["no PCI device", "lspci"]), ("$LAB_DEVICE1", ["bound to no driver", "vfio-pci"]),
+                 ("$LAB_DEVICE2", ["in use"]), ("$LAB_DEVICE3,rom=/no/rom", ["/no/rom"]))
+        script = PREPARE + """
+            $(command -v sleep) 1000 8<>/dev/vfio/$(basename $(readlink /sys/bus/pci/devices/$LAB_DEVICE2/iommu_group)) &
+            sleep 0.2
+            """ + "".join(f"echo '== case'; run hello --device {spec} 2>&1\n" for spec, _ in cases)
+        outcome = self.in_lab(script, "--device", "edu", *behind("ivshmem", "edu"))
+        for (spec, words), text in zip(cases, outcome.out.split("== case\n")[1:], strict=True):
+            with self.subTest(spec):
+                self.refused(text.splitlines(), *words)
+
+    def test_no_iommu(self):
+        outcome = self.in_lab(PREPARE + "run hello --device $LAB_DEVICE1 2>&1", "--iommu", "none", "--device", "edu")
+        self.refused(outcome.out.splitlines(), "behind no IOMMU", "intel_iommu=on")
