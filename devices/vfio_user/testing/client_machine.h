@@ -93,9 +93,8 @@ struct ClientMachine {
       (void)backend.IoEvents(region);
     }
     (void)SetBusMaster(backend);
-    const Fd event = sys::EventFd().value();
-    const std::vector<int> events = {event.get(), -1, event.get()};
-    (void)backend.SetInterrupts(2, 0, events);
+    const Result<Fd> event = sys::EventFd();
+    if (event) (void)backend.SetInterrupts(2, 0, std::array{event->get(), -1, event->get()});
     (void)backend.JoinBus(space);
     (void)MapPeers();
     uint32_t word = 0;
