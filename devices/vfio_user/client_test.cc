@@ -188,6 +188,29 @@ TEST(VfioUserClient, G12GivesAwayOnlyWhatIsMappedAndSealed) {
   EXPECT_THAT(how, ElementsAre("fd", "forwarded", "forwarded", HasSubstr("")));
 }
 
+// The table of hostile servers has these too; here is what becomes of the region.
+TEST(VfioUserClient, G12MapsNoFileThatCouldFaultIt) {
+  const auto memfd = [](uint64_t size, bool sealed) { return std::move(SharedMemory(size, sealed).fd); };
+  std::vector<Fd> files;
+  files.push_back(memfd(ScriptedServer::kMemory, false));
+  files.push_back(memfd(ScriptedServer::kMemory / 2, true));
+  files.push_back(sys::EventFd().value());
+  files.push_back(sys::Open("/dev/zero", O_RDWR).value());
+  for (const Fd& file : files) {
+    ScriptedServer server([&](ScriptedServer& self, Message& message) {
+      if (!Is(message, Command::kGetRegionInfo) || self.InfoOn(message).index != 2) return false;
+      self.Reply(message, Bytes(self.InfoOn(message)), {file.get()});
+      return true;
+    });
+    const auto backend = ClientMachine::Connect(server.TakeClientEnd()).value();
+    const VfioBackend::Area all{0, ScriptedServer::kMemory};
+    EXPECT_THAT(backend->region(2).mappable, ElementsAre(all)) << "not even a target";
+    const Backing backing = backend->MapArea(2, all).value();
+    EXPECT_EQ(backing.host, Hva());
+    EXPECT_FALSE(backing.file);
+  }
+}
+
 TEST(VfioUserClient, G6ABarThatIsRefusedIsOneCellAndRamThatIsRefusedIsAnError) {
   ClientMachine machine;
   uint64_t refused = ClientMachine::kBar;
