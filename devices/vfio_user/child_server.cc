@@ -16,7 +16,8 @@ namespace {
 
 constexpr int kChildsSocket = 3;
 // Long for a process that was killed; short of the zap deadline.
-constexpr int kDeathTimeoutMs = 3000;
+constexpr auto kDeathTimeout = std::chrono::milliseconds(3000);
+constexpr int kPollMs = 100;
 
 }  // namespace
 
@@ -55,14 +56,17 @@ bool ChildServer::KillAndReap() {
   MutexLock lock(mutex_);
   if (reaped_) return true;
   (void)sys::Kill(pid_, SIGKILL);
-  if (pidfd_.valid()) {
+  const auto deadline = std::chrono::steady_clock::now() + kDeathTimeout;
+  while (!reaped_ && std::chrono::steady_clock::now() < deadline) {
+    const Result<bool> ended = sys::TryReap(pid_);
+    // ECHILD: somebody else's wait has reaped it; it has ended all the same.
+    reaped_ = ended ? *ended : ended.error().code() == ECHILD;
+    if (reaped_) break;
+    // The descriptor may tell of the end a moment before there is something to reap.
     pollfd poll{pidfd_.get(), POLLIN, 0};
-    while (sys::Poll({&poll, 1}, kDeathTimeoutMs) == -EINTR) {
-    }
+    if (sys::Poll({&poll, 1}, kPollMs) != 0)
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
-  const Result<bool> ended = sys::TryReap(pid_);
-  // ECHILD: somebody else's wait has reaped it; it has ended all the same.
-  reaped_ = ended ? *ended : ended.error().code() == ECHILD;
   if (!reaped_) LogWarning("{}: its server, process {}, does not end", name_, pid_);
   if (reaped_) pidfd_.Reset();
   return reaped_;

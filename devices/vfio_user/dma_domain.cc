@@ -32,6 +32,7 @@ bool IsSealed(const std::optional<Backing::Handle>& file) {
 // --- Map and unmap ---------------------------------------------------------------------------------
 
 Result<> VfioUserDomain::CheckMap(GuestRange range) const {
+  if (connection_.broken()) return std::unexpected(Error(ENOTCONN, "the server is lost"));
   const uint64_t page = uint64_t{1} << std::countr_zero(version_.page_sizes);
   if (!IsAligned(range.start.value(), page) || !IsAligned(range.size, page))
     return Fail("it maps multiples of {:#x} bytes only", page);

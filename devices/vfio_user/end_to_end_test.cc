@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <linux/vfio.h>
+#include <unistd.h>
 
 #include "devices/vfio_user/testing/client_machine.h"
 #include "devices/vfio_user/testing/served.h"
@@ -125,14 +126,15 @@ TEST_P(VfioUserPeers, RegistersOfAPeerAreReachedThroughTheVmm) {
   ASSERT_TRUE(dma->JoinBus(machine.space));
   ASSERT_TRUE(machine.MapPeers());
   ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
-  Pattern(machine.registers.bytes, 3);
+  RegisterOwner::Contents registers;
+  Pattern(registers, 3);
+  machine.registers.Fill(registers);
   ASSERT_EQ(driver.FromBus(ClientMachine::kRegisters + 0x100, 0x200), 0u);
   ASSERT_EQ(driver.ToBus(ClientMachine::kRam, 0x200), 0u);
-  EXPECT_EQ(std::memcmp(machine.ram.bytes().data(), machine.registers.bytes.data() + 0x100, 0x200),
-            0);
+  EXPECT_EQ(std::memcmp(machine.ram.bytes().data(), registers.data() + 0x100, 0x200), 0);
   ASSERT_EQ(driver.ToBus(ClientMachine::kRegisters + 0x800, 0x200), 0u);
-  EXPECT_EQ(std::memcmp(machine.registers.bytes.data() + 0x800, machine.ram.bytes().data(), 0x200),
-            0);
+  registers = machine.registers.contents();
+  EXPECT_EQ(std::memcmp(registers.data() + 0x800, machine.ram.bytes().data(), 0x200), 0);
   EXPECT_EQ(driver.ToBus(ClientMachine::kRegisters + 0xf01, 0x100), uint64_t{EFAULT})
       << "one byte over the end";
   machine.ZapPeers();
@@ -157,22 +159,16 @@ TEST_P(VfioUserPeers, AZapEndsTheForwardThatItWaitsFor) {
   ASSERT_TRUE(dma->JoinBus(machine.space));
   ASSERT_TRUE(machine.MapPeers());
   ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
-  std::atomic<bool> under_way = false;
-  machine.registers.on_access = [&]() -> Result<> {
-    under_way = true;
-    std::this_thread::sleep_for(milliseconds(50));
-    return {};
-  };
+  machine.registers.delay = milliseconds(50);
   driver.Start(DmaDevice::kBuffer, ClientMachine::kRegisters, 0x1000,
                DmaDevice::kRun | DmaDevice::kToBus);
-  while (!under_way) std::this_thread::yield();
+  while (!machine.registers.entered) std::this_thread::yield();
   const auto begun = Clock::now();
   machine.ZapPeers();
   EXPECT_LT(Clock::now() - begun, std::chrono::seconds(3));
-  machine.registers.on_access = nullptr;
-  const auto after = machine.registers.bytes;
+  const RegisterOwner::Contents after = machine.registers.contents();
   driver.Finish();
-  EXPECT_EQ(machine.registers.bytes, after);
+  EXPECT_EQ(machine.registers.contents(), after);
   EXPECT_THAT(machine.unsafe, IsEmpty());
 }
 
@@ -212,6 +208,66 @@ TEST(VfioUserEndToEnd, TwoDevicesThatWriteToEachOtherDoNotDeadlock) {
     machine.space.Zap(std::array{&bar_a, &bar_b});
     EXPECT_THAT(machine.unsafe, IsEmpty());
   }
+}
+
+// A server may answer DMA_UNMAP only when no copy touches the memory any more.
+TEST(VfioUserServer, UnmapsWaitForTheCopiesUnderWay) {
+  ClientMemory memory;
+  const SharedMemory shared(4 * kMiB);
+  std::atomic<bool> stop = false;
+  std::atomic<uint64_t> copies = 0;
+  std::thread device([&] {
+    ByteVector data(kMiB);
+    while (!stop) copies += memory.Write(0x100000, data) == 0 ? 1 : 0;
+  });
+  DmaMapRequest map;
+  map.flags = DmaMapRequest::kRead | DmaMapRequest::kWrite;
+  map.address = 0x100000;
+  map.size = 4 * kMiB;
+  DmaUnmapRequest unmap;
+  unmap.address = map.address;
+  unmap.size = map.size;
+  for (int i = 0; i < 300 || copies < 50; ++i) {
+    Fd file(::dup(shared.fd.get()));
+    ASSERT_EQ(memory.Map(map, std::move(file)), 0u);
+    if (i % 3 == 0) std::this_thread::yield();
+    ASSERT_EQ(memory.Unmap(unmap), 0u);
+  }
+  stop = true;
+  device.join();
+}
+
+TEST(VfioUserServer, RefusesMappingsThatMakeNoSense) {
+  ClientMemory memory;
+  const auto map = [&](uint64_t address, uint64_t size, uint32_t flags = 3, uint64_t offset = 0) {
+    DmaMapRequest request;
+    request.flags = flags;
+    request.address = address;
+    request.size = size;
+    request.offset = offset;
+    return memory.Map(request, Fd(::dup(SharedMemory(0x4000).fd.get())));
+  };
+  EXPECT_EQ(map(0x1000, 0x2000), 0u);
+  EXPECT_EQ(map(0x2000, 0x1000), uint32_t{EEXIST});
+  EXPECT_EQ(map(0x1000, 0x2000), uint32_t{EEXIST});
+  EXPECT_EQ(map(0x8000, 0), uint32_t{EINVAL});
+  EXPECT_EQ(map(0x8000, 0x800), uint32_t{EINVAL});
+  EXPECT_EQ(map(0x8010, 0x1000), uint32_t{EINVAL});
+  EXPECT_EQ(map(0x8000, 0x1000, 7), uint32_t{EINVAL});
+  EXPECT_EQ(map(0x8000, 0x1000, 3, 0x10), uint32_t{EINVAL});
+  EXPECT_EQ(map(~uint64_t{0} - 0xfff, 0x2000), uint32_t{EINVAL});
+  // Behind the end of its file: an error when it is used, not a fault.
+  EXPECT_EQ(map(0x10000, 0x10000), 0u);
+  std::array<std::byte, 64> data{};
+  EXPECT_EQ(memory.Read(0x18000, data), uint32_t{EFAULT});
+  EXPECT_EQ(memory.Write(0x18000, data), uint32_t{EFAULT});
+  EXPECT_EQ(memory.Read(0x1000, data), 0u);
+  EXPECT_EQ(map(0x40000, 0x1000, DmaMapRequest::kRead), 0u);
+  EXPECT_EQ(memory.Write(0x40000, data), uint32_t{EFAULT});
+  DmaUnmapRequest part;
+  part.address = 0x1000;
+  part.size = 0x1000;
+  EXPECT_EQ(memory.Unmap(part), uint32_t{ENOENT});
 }
 
 // --- The dma device's own --------------------------------------------------------------------------

@@ -71,7 +71,7 @@ Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest, std::vector<Fd>* 
                                      : sys::TryReceive(socket_.get(), rest);
     if (n > 0) {
       rest = rest.subspan(static_cast<size_t>(n));
-    } else if (n == 0) {
+    } else if (n == 0 || n == -ECONNRESET) {
       return std::unexpected(Error(EPIPE, "it hung up within a message"));
     } else if (n != -EAGAIN) {
       return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "recvmsg"));
@@ -90,7 +90,8 @@ Result<std::optional<Message>> MessageSocket::Receive(size_t max_body, Deadline 
     if (!TRY(Wait(POLLIN, deadline))) return std::nullopt;
     n = sys::TryReceive(socket_.get(), raw, message.fds);
   }
-  if (n == 0) return std::unexpected(Error(EPIPE, "it hung up"));
+  // Reset: it went with something of ours unread.
+  if (n == 0 || n == -ECONNRESET) return std::unexpected(Error(EPIPE, "it hung up"));
   if (n < 0) return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "recvmsg"));
   const Deadline stalled = Clock::now() + stall_;
   TRY(ReceiveRest(std::span(raw).subspan(static_cast<size_t>(n)), &message.fds, stalled));

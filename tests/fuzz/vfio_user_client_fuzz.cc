@@ -132,7 +132,7 @@ void Run(fuzz::FuzzInput input) {
                             ScriptedServer& self, Message& message) { return (*fiend)(self, message); },
                         twin);
   Connection::Limits limits;
-  limits.reply = limits.forward = limits.stall = milliseconds(20);
+  limits.reply = limits.forward = limits.stall = milliseconds(8);
   auto backend = ClientMachine::Connect(server.TakeClientEnd(), limits);
   if (backend) machine.Live(**backend);
   CHECK(machine.unsafe.empty(), "{}", machine.unsafe.front());

@@ -20,21 +20,43 @@ namespace crossbar::vfio_user::testing {
 // A BAR that is registers: what the VMM forwards arrives here.
 class RegisterOwner : public BarOwner {
  public:
+  using Contents = std::array<std::byte, 0x1000>;
+
   std::string bar_owner_name() const override { return "peer"; }
   void OnVanished(Gpa) override {}
   Result<> ReadBar(uint8_t, uint64_t offset, std::span<std::byte> data) override {
-    if (on_access) TRY(on_access());
-    std::memcpy(data.data(), bytes.data() + offset, data.size());
+    Enter();
+    MutexLock lock(mutex_);
+    std::memcpy(data.data(), bytes_.data() + offset, data.size());
     return {};
   }
   Result<> WriteBar(uint8_t, uint64_t offset, std::span<const std::byte> data) override {
-    if (on_access) TRY(on_access());
-    std::memcpy(bytes.data() + offset, data.data(), data.size());
+    Enter();
+    MutexLock lock(mutex_);
+    std::memcpy(bytes_.data() + offset, data.data(), data.size());
     return {};
   }
 
-  std::array<std::byte, 0x1000> bytes{};
-  std::function<Result<>()> on_access;
+  Contents contents() {
+    MutexLock lock(mutex_);
+    return bytes_;
+  }
+  void Fill(const Contents& contents) {
+    MutexLock lock(mutex_);
+    bytes_ = contents;
+  }
+  // How long an access takes, and whether one has come.
+  std::atomic<milliseconds> delay = milliseconds(0);
+  std::atomic<bool> entered = false;
+
+ private:
+  void Enter() {
+    entered = true;
+    std::this_thread::sleep_for(delay.load());
+  }
+
+  Mutex mutex_;
+  Contents bytes_ GUARDED_BY(mutex_) = {};
 };
 
 struct ClientMachine {
@@ -93,9 +115,8 @@ struct ClientMachine {
       (void)backend.IoEvents(region);
     }
     (void)SetBusMaster(backend);
-    const Fd event = sys::EventFd().value();
-    const std::vector<int> events = {event.get(), -1, event.get()};
-    (void)backend.SetInterrupts(2, 0, events);
+    const Result<Fd> event = sys::EventFd();
+    if (event) (void)backend.SetInterrupts(2, 0, std::array{event->get(), -1, event->get()});
     (void)backend.JoinBus(space);
     (void)MapPeers();
     uint32_t word = 0;

@@ -1,0 +1,194 @@
+// VfioUser: what the vfio-user client and our servers cost beside the least they could cost.
+//
+// A region access beside a bare ping-pong of as many bytes over a socket; the copy of peer-to-peer DMA beside
+// memcpy of the same bytes; a zap by the number of peers. Servers are threads of this program, so that
+// both sides of each contest wake the same kind of sleeper.
+//
+// Gates: an access takes at most 1.3 times the ping-pong; a copy from 1 MiB up at least 0.9 of memcpy's
+// bandwidth; a zap with 16 peers at most twice as long a peer as with one.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "base/check.h"
+#include "base/sys.h"
+#include "base/sys_socket.h"
+#include "bench/harness.h"
+#include "devices/vfio_user/testing/served.h"
+#include "memory/address_space.h"
+
+namespace crossbar::bench {
+namespace {
+
+using vfio_user::DmaDevice;
+using vfio_user::MemoryDevice;
+using vfio_user::testing::Served;
+using vfio_user::testing::WideDma;
+
+constexpr int kAccesses = 200;
+constexpr uint64_t kCopies[] = {64 * kKiB, kMiB, 4 * kMiB, 16 * kMiB};
+constexpr uint64_t kGatedCopy = kMiB;
+constexpr unsigned kPeers[] = {1, 4, 16};
+constexpr Gpa kBar(k4GiB);
+
+template <typename Work>
+double Timed(Work&& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+class NoSlots : public MemslotTable {
+ public:
+  Result<uint32_t> Add(GuestRange, Hva, bool) override { return next_++; }
+  Result<> Remove(uint32_t) override { return {}; }
+  Result<> AddIoEvent(const IoEvent&) override { return {}; }
+  Result<> RemoveIoEvent(const IoEvent&) override { return {}; }
+  std::vector<Memslot> Slots() const override { return {}; }
+
+ private:
+  uint32_t next_ = 0;
+};
+
+// The least an access can be: a message there, a message back.
+class PingPong {
+ public:
+  static constexpr size_t kThere = 32;  // as REGION_READ and its reply to 4 bytes
+  static constexpr size_t kBack = 36;
+
+  PingPong() {
+    auto ends = sys::SocketPair().value();
+    near_ = std::move(ends.first);
+    thread_ = std::thread([far = std::move(ends.second)] {
+      std::array<std::byte, kBack> buffer{};
+      while (Receive(far.get(), std::span(buffer).first(kThere)))
+        CHECK(sys::WriteAll(far.get(), buffer));
+    });
+  }
+  ~PingPong() {
+    (void)sys::Shutdown(near_.get());
+    thread_.join();
+  }
+
+  void Once() {
+    std::array<std::byte, kBack> buffer{};
+    CHECK(sys::WriteAll(near_.get(), std::span(buffer).first(kThere)));
+    CHECK(Receive(near_.get(), buffer));
+  }
+
+ private:
+  static bool Receive(int fd, std::span<std::byte> buffer) {
+    while (!buffer.empty()) {
+      const Result<size_t> n = sys::Read(fd, buffer);
+      if (!n || *n == 0) return false;
+      buffer = buffer.subspan(*n);
+    }
+    return true;
+  }
+
+  Fd near_;
+  std::thread thread_;
+};
+
+Result<> MeasureAccess(Gates& gates) {
+  Served<MemoryDevice> memory(TRY(MemoryDevice::Create(kMiB)), "memory");
+  PingPong ping_pong;
+  const Limit limit{.ratio = 1.3, .on = Limit::On::kMedian};
+  const auto ours = [&]() -> Result<std::vector<double>> {
+    return std::vector{Timed([&] {
+      std::array<std::byte, 4> word{};
+      for (int i = 0; i < kAccesses; ++i) CHECK(memory->Read(0, 0, word));
+    }) / kAccesses};
+  };
+  const auto bare = [&]() -> Result<std::vector<double>> {
+    return std::vector{Timed([&] {
+      for (int i = 0; i < kAccesses; ++i) ping_pong.Once();
+    }) / kAccesses};
+  };
+  const std::vector<Pairs> pairs = TRY(Compare(ours, bare, limit, {}));
+  Report("region_read", "ping_pong", pairs[0]);
+  gates.Ratio("region read, crossbar / ping-pong", pairs[0], limit);
+  return {};
+}
+
+Result<> MeasureCopies(Gates& gates) {
+  const uint64_t largest = *std::ranges::max_element(kCopies);
+  Served<MemoryDevice> memory(TRY(MemoryDevice::Create(largest)), "memory");
+  Served<DmaDevice> dma(WideDma(), "dma");
+  NoSlots slots;
+  AddressSpace space(slots);
+  TRY(dma->JoinBus(space));
+  AddressSpace::Piece piece{{kBar, largest}, TRY(memory->MapArea(2, {0, largest}))};
+  AddressSpace::Mapping bar = TRY(space.Map({{piece}, {}}));
+  std::vector<std::byte> buffer(largest, std::byte{1});
+  const std::span<std::byte> target = memory.device().bar(2).memory.bytes();
+  const Limit limit{.ratio = 1 / 0.9, .on = Limit::On::kMedian};
+  for (const uint64_t size : kCopies) {
+    const auto data = std::span(buffer).first(size);
+    const auto ours = [&]() -> Result<std::vector<double>> {
+      return std::vector{Timed([&] { CHECK(dma.device().memory().Write(kBar.value(), data) == 0); })};
+    };
+    const auto bare = [&]() -> Result<std::vector<double>> {
+      return std::vector{Timed([&] {
+        std::memcpy(target.data(), data.data(), size);
+        benchmark::ClobberMemory();
+      })};
+    };
+    const std::vector<Pairs> pairs = TRY(Compare(ours, bare, limit, {}));
+    const std::string name = fmt::format("p2p_copy/kib:{}", size / kKiB);
+    Report(name, "memcpy", pairs[0]);
+    if (size >= kGatedCopy) {
+      gates.Ratio(name + ", crossbar / memcpy", pairs[0], limit);
+    } else {
+      gates.Show(name + ", crossbar / memcpy", pairs[0]);
+    }
+  }
+  return {};
+}
+
+Result<double> ZapSeconds(unsigned peers) {
+  Served<MemoryDevice> memory(TRY(MemoryDevice::Create(kMiB)), "memory");
+  NoSlots slots;
+  AddressSpace space(slots);
+  std::vector<std::unique_ptr<Served<DmaDevice>>> initiators;
+  for (unsigned i = 0; i < peers; ++i) {
+    initiators.push_back(std::make_unique<Served<DmaDevice>>(WideDma(), "dma"));
+    TRY(initiators.back()->backend().JoinBus(space));
+  }
+  const AddressSpace::Piece piece{{kBar, kMiB}, TRY(memory->MapArea(2, {0, kMiB}))};
+  std::vector<double> samples;
+  for (int i = 0; i < 100; ++i) {
+    AddressSpace::Mapping bar = TRY(space.Map({{piece}, {}}));
+    AddressSpace::Mapping* const zapped = &bar;
+    samples.push_back(Timed([&] { space.Zap({&zapped, 1}); }));
+  }
+  Report(fmt::format("zap/peers:{}", peers), samples);
+  return Median(samples);
+}
+
+Result<> MeasureZap(Gates& gates) {
+  std::vector<double> seconds;
+  for (const unsigned peers : kPeers) seconds.push_back(TRY(ZapSeconds(peers)));
+  gates.AtMost("zap with 16 peers, time a peer / with one", seconds.back() / 16 / seconds.front(), 2);
+  return {};
+}
+
+Result<> Measure(Gates& gates) {
+  TRY(MeasureAccess(gates));
+  TRY(MeasureCopies(gates));
+  return MeasureZap(gates);
+}
+
+}  // namespace
+}  // namespace crossbar::bench
+
+int main(int argc, char** argv) {
+  return crossbar::bench::Main(argc, argv,
+                               {.needs_kvm = false, .before = crossbar::bench::Measure});
+}
