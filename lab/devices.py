@@ -9,12 +9,12 @@ FIRST_SLOT = 4  # below are QEMU's own, the virtio devices of the lab and the de
 
 # name -> (what it is, the options it takes besides port and bind)
 OFFERED = {
-    "edu": ("QEMU's teaching device: a DMA engine with registers", {}),
+    "edu": ("QEMU's teaching device: a DMA engine with registers", set()),
     "ivshmem": ("shared memory: BAR 2 is RAM of size=SIZE (16M)", {"size"}),
     "nvme": ("NVMe disk of disk=SIZE (64M), with a controller memory buffer of cmb=SIZE", {"cmb", "disk"}),
     "igb": ("Intel 82576 NIC, with vfs=N virtual functions; net=NAME joins it to others", {"vfs", "net"}),
     "e1000e": ("Intel 82574L NIC; net=NAME joins it to others", {"net"}),
-    "bochs": ("frame buffer display", {}),
+    "bochs": ("frame buffer display", set()),
 }
 COMMON = {"port", "bind"}
 DRIVERS = {"nvme": "nvme", "igb": "igb", "e1000e": "e1000e", "bochs": "bochs"}
