@@ -21,8 +21,8 @@ IOMMUS = tuple(FAULT_EVENTS)
 
 KERNEL_ARGUMENTS = {
     "intel": "intel_iommu=on iommu=pt",
-    "amd": "amd_iommu=on iommu=pt",
-    # It has no interrupt remapping, which type1 otherwise insists on.
+    # These have no interrupt remapping (amd: none that Linux takes), which type1 otherwise insists on.
+    "amd": "amd_iommu=on iommu=pt vfio_iommu_type1.allow_unsafe_interrupts=1",
     "virtio": "vfio_iommu_type1.allow_unsafe_interrupts=1",
     "none": "",
 }
