@@ -42,7 +42,8 @@ def _run(*command, **options):
                             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
                             env={**os.environ, "LC_ALL": "C"}, **options)
     if result.returncode != 0:
-        raise LabError(f"{' '.join(command[:2])} failed:\n{(result.stderr or result.stdout).strip()}")
+        words = " ".join(word for word in command[:4] if word != "-o" and "=" not in word)
+        raise LabError(f"{words} failed:\n{(result.stderr or result.stdout).strip()}")
     return result.stdout
 
 
@@ -58,7 +59,8 @@ def _update():
     with open(os.path.join(FOLDER, "etc/sources.list.d/lab.list"), "w", encoding="ascii") as file:
         file.writelines(f"deb {signed}{mirror} {suite} main\n" for suite in SUITES)
     say("fetching the lists of Debian's packages")
-    _run("apt-get", "update")
+    # Without this, apt-get takes lists that it could not fetch for a success.
+    _run("apt-get", "-o", "APT::Update::Error-Mode=any", "update")
     with open(stamp, "w", encoding="ascii"):
         pass
 
