@@ -18,6 +18,8 @@ RUN = os.path.join(LAB, "run")
 FULL = bool(os.environ.get("CROSSBAR_LAB_FULL"))
 KERNEL = "iommufd"  # the one that boots fastest; what is about another names it
 
+PATIENCE = 100  # seconds for a run of lab/run, where the test has no other view
+
 # Exit statuses of lab/run, as its --help lists them.
 USAGE, MISSING, LETS_THROUGH, DIED, TIMEOUT = 120, 121, 122, 123, 124
 
@@ -73,7 +75,7 @@ class Case(unittest.TestCase):
         self.addCleanup(lambda: process.poll() is None and process.kill())
         return process
 
-    def finish(self, process, seconds=110, stdin=None):
+    def finish(self, process, seconds=None, stdin=None):
         out, err = process.communicate(stdin, timeout=seconds)
         outcome = Outcome(process.returncode, out, err, time.monotonic() - self.began)
         self.assert_nothing_left(outcome)
@@ -85,7 +87,7 @@ class Case(unittest.TestCase):
 
     def in_lab(self, script, *arguments, status=0, kernel=KERNEL):
         """The output of a shell script in a lab machine, which has to end with `status`."""
-        outcome = self.lab("--kernel", kernel, *arguments, "--", "sh", "-c", script)
+        outcome = self.lab("--kernel", kernel, "--timeout", PATIENCE, *arguments, "--", "sh", "-c", script)
         self.assertEqual(outcome.status, status, outcome)
         return outcome
 
