@@ -20,7 +20,7 @@ constexpr unsigned kMostCpus = 254;
 // x86 page tables hold no more (Intel SDM volume 3A, 4.1.4).
 constexpr unsigned kMostAddressBits = 52;
 
-constexpr GuestRange kEcam{Gpa(0xe0000000), 256 * kMiB};
+constexpr GuestRange kEcam{Gpa(0xe0000000), 256 * kMiB};  // room for all buses there can be
 constexpr GuestRange kWindow32{Gpa(0xc0000000), 512 * kMiB};
 static_assert(kX86PciHole.Contains(kEcam) && kX86PciHole.Contains(kWindow32));
 static_assert(kX86PciHole.Contains(kX86IdentityMap) && kX86PciHole.Contains(kX86TaskState));
@@ -160,9 +160,9 @@ Result<PlatformInfo> MakeX86Platform(const X86PlatformRequest& request) {
   platform.cpu_ids.resize(request.cpus);
   std::iota(platform.cpu_ids.begin(), platform.cpu_ids.end(), 0u);
 
-  platform.pci.ecam = kEcam;
   platform.pci.first_bus = 0;
-  platform.pci.last_bus = 255;
+  platform.pci.last_bus = request.last_bus;
+  platform.pci.ecam = {kEcam.start, (request.last_bus + 1u) * kMiB};
   // All ports from 4 KiB on: a bridge's I/O window is a multiple of that, and every port of ours is
   // below.
   platform.pci.io_base = 0x1000;

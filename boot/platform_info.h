@@ -63,6 +63,9 @@ struct X86PlatformRequest {
   // What the 64-bit BARs of the devices may need: window64 is the lowest gap above RAM that has so
   // much, or else the largest one. Low, because a peer with a narrow DMA mask reaches no high BAR.
   uint64_t window64_bytes = 512 * kGiB;
+  // The highest bus there will ever be. Linux reads a register of every slot of every bus up to it
+  // at boot, each time an exit or two, to find host bridges that ACPI did not tell of.
+  uint8_t last_bus = 0;
   // Where neither RAM nor a PCI window may be: what an IOMMU does not translate, bus windows of an
   // unguarded host hierarchy. In any order, may overlap; rounded outward to 2 MiB.
   std::vector<GuestRange> unusable{};

@@ -87,6 +87,17 @@ const uint64_t kSizes[] = {
     4 * kGiB,    16 * kGiB - 4096,   59 * kGiB,  60 * kGiB,           507 * kGiB, 1000 * kGiB,
     1011 * kGiB, 1011 * kGiB + 4096, kTiB,       2 * kTiB + 2 * kMiB, 4 * kTiB};
 
+TEST(X86Platform, HasTheBusesAskedFor) {
+  for (const unsigned last_bus : {0u, 7u, 255u}) {
+    const auto platform = MakeX86Platform({.memory_bytes = kGiB,
+                                           .physical_address_bits = 40,
+                                           .last_bus = static_cast<uint8_t>(last_bus)});
+    ASSERT_TRUE(platform) << platform.error().ToString();
+    EXPECT_EQ(platform->pci.last_bus, last_bus);
+    EXPECT_EQ(platform->pci.ecam, (GuestRange{Gpa(0xe0000000), (last_bus + 1) * kMiB}));
+  }
+}
+
 TEST(X86Platform, KeepsEverythingApartForAllSizesAndAddressWidths) {
   unsigned made = 0;
   for (const uint64_t size : kSizes) {

@@ -29,6 +29,9 @@ build_packages=(g++ cmake ninja-build make ccache pkg-config python3 libfmt-dev 
   device-tree-compiler)
 test_packages=(clang-19 clang-tidy-19 libclang-rt-19-dev libbenchmark-dev git)
 full_packages=(gcovr)
+# What the lab fetches and builds kernels with (lab/kernels.py, lab/build.py).
+lab_packages=(qemu zstd binutils)
+lab_build_packages=(gcc make flex bison bc libelf-dev libssl-dev lz4 xz-utils)
 
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 

@@ -1,0 +1,99 @@
+"""Debian packages of any release, through the mirror, the keys and the network settings that apt uses here.
+
+The private configuration lives in the cache: the apt sources of this machine stay as they are, and nothing is
+installed.
+"""
+import os
+import re
+import subprocess
+import time
+
+from cache import HOME, LabError, locked, say
+
+# Where kernels come from: 6.1 from the first, 6.12 from the second, 7.x and linux-source from the third.
+SUITES = ("bookworm", "bookworm-backports", "trixie-backports")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+FOLDER = os.path.join(HOME, "apt")
+FRESH_SECONDS = 24 * 3600
+
+
+def _mirror():
+    """The mirror that apt fetches this machine's own release from."""
+    with open("/etc/os-release", encoding="utf-8") as file:
+        release = re.search(r"^VERSION_CODENAME=(\S+)", file.read(), re.MULTILINE)
+    own = {release.group(1) if release else "", "stable"}
+    listed = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)",
+                             "Created-By: Packages"], capture_output=True, text=True, check=False).stdout
+    for line in listed.splitlines():
+        uri, suite, component = line.split()
+        if suite in own and component == "main":
+            return uri
+    raise LabError("apt knows no Debian mirror here: the lab's kernels come from Debian's packages."
+                   " Add one to /etc/apt/sources.list.d")
+
+
+def _run(*command, **options):
+    folders = {"Dir::State": "state", "Dir::State::lists": "lists", "Dir::Cache": "cache", "Dir::Etc": "etc"}
+    settings = [f"{name}={FOLDER}/{folder}" for name, folder in folders.items()]
+    settings += ["Dir::State::status=/dev/null", f"Dir::Etc::sourceparts={FOLDER}/etc/sources.list.d",
+                 "Dir::Etc::parts=/etc/apt/apt.conf.d", "Acquire::Languages=none", "APT::Sandbox::User=",
+                 "quiet::NoProgress=true"]
+    result = subprocess.run([command[0], *(word for one in settings for word in ("-o", one)), *command[1:]],
+                            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+                            env={**os.environ, "LC_ALL": "C"}, **options)
+    if result.returncode != 0:
+        words = " ".join(word for word in command[:4] if word != "-o" and "=" not in word)
+        raise LabError(f"{words} failed:\n{(result.stderr or result.stdout).strip()}")
+    return result.stdout
+
+
+def _update():
+    """Fetches the lists of packages, unless that was done lately."""
+    stamp = os.path.join(FOLDER, "stamp")
+    if os.path.exists(stamp) and time.time() - os.path.getmtime(stamp) < FRESH_SECONDS:
+        return
+    mirror = _mirror()
+    for folder in ("state", "lists/partial", "cache/archives/partial", "etc/sources.list.d"):
+        os.makedirs(os.path.join(FOLDER, folder), exist_ok=True)
+    signed = f"[signed-by={KEYRING}] " if os.path.exists(KEYRING) else ""
+    with open(os.path.join(FOLDER, "etc/sources.list.d/lab.list"), "w", encoding="ascii") as file:
+        file.writelines(f"deb {signed}{mirror} {suite} main\n" for suite in SUITES)
+    say("fetching the lists of Debian's packages")
+    # Without this, apt-get takes lists that it could not fetch for a success.
+    _run("apt-get", "-o", "APT::Update::Error-Mode=any", "update")
+    with open(stamp, "w", encoding="ascii"):
+        pass
+
+
+def names(pattern):
+    """The packages whose whole name matches a regular expression, each with its newest version."""
+    with locked("apt"):
+        _update()
+        found = [name for name in _run("apt-cache", "pkgnames").split() if re.fullmatch(pattern, name)]
+        versions = {}
+        for block in _run("apt-cache", "show", "--no-all-versions", *found).split("\n\n") if found else []:
+            name = re.search(r"^Package: (\S+)", block, re.MULTILINE)
+            version = re.search(r"^Version: (\S+)", block, re.MULTILINE)
+            if name and version:
+                versions[name.group(1)] = version.group(1)
+    return versions
+
+
+def download(packages, folder):
+    """Fetches these into a folder and returns the paths."""
+    say(f"fetching {', '.join(packages)}")
+    with locked("apt"):
+        _update()
+        _run("apt-get", "download", *packages, cwd=folder)
+    return sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".deb"))
+
+
+def unpack(package, folder, *members):
+    """Extracts a package, or those of its members that match, into a folder."""
+    archive = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE)
+    wildcards = ["--wildcards", *members] if members else []
+    tar = subprocess.run(["tar", "-x", "-C", folder, "--no-same-owner", *wildcards], stdin=archive.stdout,
+                         capture_output=True, text=True, check=False)
+    archive.stdout.close()
+    if archive.wait() != 0 or tar.returncode != 0:
+        raise LabError(f"cannot unpack {os.path.basename(package)}: {tar.stderr.strip() or 'dpkg-deb failed'}")

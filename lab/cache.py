@@ -1,0 +1,64 @@
+"""What the lab keeps between runs: folders that are made once, whole or not at all, whoever asks at the same time."""
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+
+HOME = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "crossbar", "lab")
+
+
+class LabError(Exception):
+    """The lab cannot be had. The message says why and what to do next; `status` is the exit status of lab/run."""
+
+    def __init__(self, message, status=121):
+        super().__init__(message)
+        self.status = status
+
+
+def say(text):
+    print(f"lab: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def locked(name):
+    """Holds the lock `name`. The kernel gives it back however this process ends."""
+    path = os.path.join(HOME, "locks", name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another lab run that is making {name}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def need_space(gigabytes, what):
+    """Better said before a download than by a disk that is full."""
+    os.makedirs(HOME, exist_ok=True)
+    free = shutil.disk_usage(HOME).free / 1e9
+    if free < gigabytes:
+        raise LabError(f"{what} needs {gigabytes} GB on disk, and {HOME} has {free:.1f} GB free. Make room, or set"
+                       " XDG_CACHE_HOME to a folder with more")
+
+
+def produce(name, make):
+    """The path of the folder `name`, which make(new folder) fills if it is not there yet."""
+    path = os.path.join(HOME, name)
+    if os.path.isdir(path):
+        return path
+    with locked(name.replace("/", "-")):
+        if os.path.isdir(path):
+            return path
+        new = path + ".new"  # what an interrupted run left goes first
+        shutil.rmtree(new, ignore_errors=True)
+        os.makedirs(new)
+        try:
+            make(new)
+            os.rename(new, path)
+        except OSError as error:
+            raise LabError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    return path

@@ -1,0 +1,162 @@
+"""The PCI devices of a lab machine: what --device says, as arguments for QEMU and as what the lab host does with them."""
+import dataclasses
+import re
+
+from cache import LabError
+
+USAGE = 120
+FIRST_SLOT = 4  # below are QEMU's own, the virtio devices of the lab and the device that proves the IOMMU
+
+# name -> (what it is, the options it takes besides port and bind)
+OFFERED = {
+    "edu": ("QEMU's teaching device: a DMA engine with registers", set()),
+    "ivshmem": ("shared memory: BAR 2 is RAM of size=SIZE (16M)", {"size"}),
+    "nvme": ("NVMe disk of disk=SIZE (64M), with a controller memory buffer of cmb=SIZE", {"cmb", "disk"}),
+    "igb": ("Intel 82576 NIC, with vfs=N virtual functions; net=NAME joins it to others", {"vfs", "net"}),
+    "e1000e": ("Intel 82574L NIC; net=NAME joins it to others", {"net"}),
+    "bochs": ("frame buffer display", set()),
+}
+COMMON = {"port", "bind"}
+DRIVERS = {"nvme": "nvme", "igb": "igb", "e1000e": "e1000e", "bochs": "bochs"}
+
+
+def size(text):
+    """Bytes of a size with suffix K, M or G."""
+    match = re.fullmatch(r"([1-9]\d*)([KMG]?)", text)
+    if not match:
+        raise LabError(f"not a size: {text!r} (as in 64M)", USAGE)
+    return int(match.group(1)) << {"": 0, "K": 10, "M": 20, "G": 30}[match.group(2)]
+
+
+def power_of_two(text):
+    """Sizes of BARs are powers of two."""
+    value = size(text)
+    if value < 1 << 20 or value & (value - 1):
+        raise LabError(f"not a power of two of 1M or more: {text}", USAGE)
+    return value
+
+
+@dataclasses.dataclass
+class Device:
+    """One --device. `path` leads to it through sysfs, from the root bus down: slots, with a pattern for bus numbers."""
+    name: str
+    options: dict
+    number: int  # 1 for the first --device
+    path: str = ""
+
+    @property
+    def id(self):
+        return f"{self.name}{self.number}"
+
+
+def parse(text, number):
+    name, *rest = text.split(",")
+    if name not in OFFERED:
+        raise LabError(f"there is no device {name!r}; there are {', '.join(OFFERED)}", USAGE)
+    options = {}
+    for item in rest:
+        key, equals, value = item.partition("=")
+        if not equals or not value or key not in COMMON | OFFERED[name][1]:
+            allowed = ", ".join(sorted(COMMON | OFFERED[name][1]))
+            raise LabError(f"--device {text}: {name} takes {allowed}, each as NAME=VALUE, and not {item!r}", USAGE)
+        options[key] = value
+    device = Device(name, options, number)
+    if options.get("port", "root") not in ("root", "switch"):
+        raise LabError(f"--device {text}: port is root or switch", USAGE)
+    if options.get("bind", "vfio") != "vfio":
+        raise LabError(f"--device {text}: bind is vfio, or left out", USAGE)
+    vfs = options.get("vfs", "0")
+    if not vfs.isdigit() or int(vfs) > 7:
+        raise LabError(f"--device {text}: vfs is a number up to 7", USAGE)
+    if not re.fullmatch(r"\w+", options.get("net", "x")):
+        raise LabError(f"--device {text}: the name of a net is letters and digits", USAGE)
+    return device
+
+
+class Tree:
+    """Places devices on the root bus, behind root ports, or behind one switch, and collects QEMU's arguments."""
+
+    def __init__(self, run_folder):
+        self.folder = run_folder
+        self.arguments = []
+        self.slot = FIRST_SLOT
+        self.downstream = 0
+        self.switch = None
+        self.nets = {}
+
+    def place(self, device):
+        bus, address = self._bus(device)
+        self.arguments += self._backend(device)
+        self.arguments += ["-device", f"{_qemu(device)},id={device.id},bus={bus},addr={address}{self._net(device)}"]
+
+    def host_nic(self):
+        """A NIC of the lab host itself, where a device asks for net=host."""
+        if "host" in self.nets:
+            slot = self._next_slot()
+            self.arguments += ["-netdev", f"hubport,id=hosthub,hubid={self.nets['host']}", "-device",
+                               f"virtio-net-pci,netdev=hosthub,mac=52:54:00:00:00:01,romfile=,addr={slot:#x}"]
+
+    def _next_slot(self):
+        self.slot += 1
+        if self.slot > 0x1D:  # the chipset has 1f
+            raise LabError("too many devices for the root bus; put some behind the switch (port=switch)", USAGE)
+        return self.slot
+
+    def _bus(self, device):
+        port = device.options.get("port")
+        if port is None:
+            slot = self._next_slot()
+            device.path = f"0000:00:{slot:02x}.0"
+            return "pcie.0", f"{slot:#x}"
+        if port == "root":
+            slot = self._next_slot()
+            self.arguments += ["-device", f"pcie-root-port,id=port{device.number},chassis={slot},slot={slot},"
+                                          f"bus=pcie.0,addr={slot:#x}"]
+            device.path = f"0000:00:{slot:02x}.0/0000:*:00.0"
+            return f"port{device.number}", "0x0"
+        return self._switch_bus(device)
+
+    def _switch_bus(self, device):
+        if self.switch is None:
+            slot = self.switch = self._next_slot()
+            self.arguments += ["-device", f"pcie-root-port,id=switchport,chassis={slot},slot={slot},bus=pcie.0,"
+                                          f"addr={slot:#x}", "-device", "x3130-upstream,id=upstream,bus=switchport"]
+        number = self.downstream
+        self.downstream += 1
+        self.arguments += ["-device", f"xio3130-downstream,id=down{number},bus=upstream,chassis={100 + number},"
+                                      f"slot={100 + number},addr={number:#x}"]
+        device.path = f"0000:00:{self.switch:02x}.0/0000:*:00.0/0000:*:{number:02x}.0/0000:*:00.0"
+        return f"down{number}", "0x0"
+
+    def _backend(self, device):
+        if device.name == "ivshmem":
+            bytes_ = power_of_two(device.options.get("size", "16M"))
+            return ["-object", f"memory-backend-ram,id=memory{device.number},size={bytes_},share=on"]
+        if device.name == "nvme":
+            disk = f"{self.folder}/disk{device.number}"
+            with open(disk, "wb") as file:
+                file.truncate(size(device.options.get("disk", "64M")))
+            return ["-blockdev", f"driver=file,node-name=disk{device.number},filename={disk}"]
+        if "net" in device.options:
+            hub = self.nets.setdefault(device.options["net"], len(self.nets))
+            return ["-netdev", f"hubport,id=hub{device.number},hubid={hub}"]
+        return []
+
+    @staticmethod
+    def _net(device):
+        if "net" not in device.options:
+            return ""
+        return f",netdev=hub{device.number},mac=52:54:00:00:01:{device.number:02x}"
+
+
+def _qemu(device):
+    """The device with its own options, as QEMU names them. No ROMs: running them costs time at boot."""
+    number, options = device.number, device.options
+    if device.name == "edu":
+        return "edu,dma_mask=0xffffffffffffffff"
+    if device.name == "ivshmem":
+        return f"ivshmem-plain,memdev=memory{number}"
+    if device.name == "nvme":
+        cmb = f",cmb_size_mb={power_of_two(options['cmb']) >> 20}" if "cmb" in options else ""
+        return f"nvme,drive=disk{number},serial=lab{number}{cmb}"
+    return {"igb": "igb,romfile=", "e1000e": "e1000e,romfile=", "bochs": "bochs-display,romfile="}[device.name]

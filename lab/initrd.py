@@ -1,0 +1,106 @@
+"""Initial RAM disks: cpio archives (newc), written here so that no cpio, and no root for device nodes, is needed."""
+import os
+import re
+import stat
+import subprocess
+
+import apt
+import cache
+
+BUSYBOX_PACKAGE = "busybox-static"
+
+
+class Archive:
+    """Collects files by their path in the initrd; the folders they need come by themselves."""
+
+    def __init__(self):
+        self.entries = {}
+
+    def add(self, path, data, mode=0o644):
+        self._entry(path, stat.S_IFREG | mode, data)
+
+    def add_file(self, path, source):
+        """A file with its mode. A dynamically linked program brings its libraries, under their own paths."""
+        with open(source, "rb") as file:
+            data = file.read()
+        mode = stat.S_IMODE(os.stat(source).st_mode)
+        self.add(path, data, mode)
+        if data.startswith(b"\x7fELF") and mode & 0o111:
+            for library in _libraries(source):
+                if library.lstrip("/") not in self.entries:
+                    with open(library, "rb") as file:
+                        self.add(library, file.read(), 0o755)
+
+    def add_tree(self, path, source):
+        """A file, or all files below a folder."""
+        if not os.path.isdir(source):
+            self.add_file(path, source)
+            return
+        for folder, _, names in os.walk(source):
+            for name in names:
+                full = os.path.join(folder, name)
+                self.add_file(os.path.join(path, os.path.relpath(full, source)), full)
+
+    def link(self, path, target):
+        self._entry(path, stat.S_IFLNK | 0o777, target.encode())
+
+    def node(self, path, mode, major, minor):
+        self._entry(path, stat.S_IFCHR | mode, b"", (major, minor))
+
+    def folder(self, path):
+        path = path.strip("/")
+        if path and path not in self.entries:
+            self._entry(path, stat.S_IFDIR | 0o755, b"")
+
+    def _entry(self, path, mode, data, device=(0, 0)):
+        path = os.path.normpath(path).lstrip("/")
+        self.folder(os.path.dirname(path))
+        self.entries[path] = (mode, data, device)
+
+    def write(self, path):
+        with open(path, "wb") as file:
+            for number, (name, (mode, data, device)) in enumerate(self.entries.items(), 1):
+                _record(file, number, name, mode, data, device)
+            _record(file, 0, "TRAILER!!!", 0, b"", (0, 0))
+
+
+def _record(file, number, name, mode, data, device):
+    encoded = name.encode() + b"\0"
+    fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(encoded), 0)
+    header = b"070701" + b"".join(b"%08x" % field for field in fields) + encoded
+    file.write(header + bytes(-len(header) % 4))
+    file.write(data)
+    file.write(bytes(-len(data) % 4))
+
+
+def _libraries(program):
+    """The paths of the loader and of the shared libraries of a program; none of a static one."""
+    result = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
+    if "not found" in result.stdout:
+        raise cache.LabError(f"{program} misses a shared library:\n{result.stdout}")
+    return re.findall(r"(?:=> |^\s*)(/\S+) \(0x", result.stdout, re.MULTILINE) if result.returncode == 0 else []
+
+
+def busybox():
+    """The path of a busybox from Debian's package."""
+    def unpack(new):
+        package, = apt.download([BUSYBOX_PACKAGE], new)
+        apt.unpack(package, new, "*bin/busybox")
+        os.unlink(package)
+    folder = cache.produce("busybox", unpack)
+    return next(path for path in (f"{folder}/bin/busybox", f"{folder}/usr/bin/busybox") if os.path.exists(path))
+
+
+def shell():
+    """An archive with busybox under all its names."""
+    archive = Archive()
+    program = busybox()
+    archive.add_file("/bin/busybox", program)
+    listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
+    for name in set(listed.split()) - {"busybox"}:
+        archive.link(f"/bin/{name}", "busybox")
+    for folder in ("proc", "sys", "dev", "tmp", "run", "root", "sbin"):
+        archive.folder(folder)
+    archive.node("/dev/console", 0o600, 5, 1)
+    archive.node("/dev/null", 0o666, 1, 3)
+    return archive

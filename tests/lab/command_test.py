@@ -1,0 +1,179 @@
+"""lab/run as a command: streams, statuses, what ends it."""
+import os
+import subprocess
+import sys
+
+from machine import DIED, KERNEL, LAB, MISSING, RUN, SIGINT, SIGKILL, SIGTERM, TIMEOUT, USAGE, Case, send
+
+
+class Command(Case):
+    def test_status_streams_and_words(self):
+        script = 'printf "%s|" "$@"; echo out; echo err >&2; echo again >/dev/stderr; cat; exit 7'
+        process = self.start("--kernel", KERNEL, "--", "sh", "-c", script, "sh", "two words", "$quoted'\"", "",
+                             stdin=subprocess.PIPE)
+        outcome = self.finish(process, stdin="what came in\n" * 5000)
+        self.assertEqual(outcome.status, 7, outcome)
+        self.assertEqual(outcome.out, "two words|$quoted'\"||out\n" + "what came in\n" * 5000)
+        self.assertEqual(outcome.err, "err\nagain\n")
+
+    def test_a_signal_that_ends_the_command_is_its_status(self):
+        self.in_lab("kill -9 $$", status=137)
+
+    def test_what_the_command_leaves_running_ends_with_it(self):
+        self.assertLess(self.in_lab("sleep 1000 & echo started").seconds, 100)
+
+    def test_much_output_arrives_whole(self):
+        outcome = self.in_lab("seq 1 200000")
+        self.assertEqual(outcome.out, "".join(f"{number}\n" for number in range(1, 200001)))
+
+    def test_one_stream_keeps_its_order(self):
+        process = self.start("--kernel", KERNEL, "--", "sh", "-c", "for i in 1 2 3; do echo o$i; echo e$i >&2; done",
+                             stderr=subprocess.STDOUT)
+        self.assertEqual(self.finish(process).out.split(), ["o1", "e1", "o2", "e2", "o3", "e3"])
+
+    def test_files_come_along_with_their_libraries(self):
+        note = os.path.join(self.scratch, "note")
+        with open(note, "w", encoding="ascii") as file:
+            file.write("a note\n")
+        tree = os.path.join(self.scratch, "tree")
+        os.makedirs(f"{tree}/below")
+        with open(f"{tree}/below/leaf", "w", encoding="ascii") as file:
+            file.write("a leaf\n")
+        outcome = self.in_lab("cat note /opt/other tree/below/leaf; ./env -i A=1", "--file", note,
+                              "--file", f"{note}:/opt/other", "--file", tree, "--file", "/usr/bin/env")
+        self.assertEqual(outcome.out, "a note\na note\na leaf\nA=1\n")
+
+    def test_two_at_once(self):
+        first = self.start("--kernel", KERNEL, "--", "echo", "first")
+        second = self.lab_without_check("--kernel", KERNEL, "--", "echo", "second")
+        self.assertEqual(second, "second\n")
+        outcome = self.finish(first)
+        self.assertEqual((outcome.status, outcome.out), (0, "first\n"))
+
+    def lab_without_check(self, *arguments):
+        process = self.start(*arguments)
+        return process.communicate(timeout=110)[0]
+
+
+class Ends(Case):
+    def start_and_wait(self, *arguments):
+        """A run whose COMMAND has begun, and hangs."""
+        process = self.start("--kernel", KERNEL, *arguments, "--", "sh", "-c", "echo ready; sleep 1000")
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        self.assertEqual(len(self.machines()), 1)
+        return process
+
+    def test_ctrl_c(self):
+        process = self.start_and_wait()
+        send(process, SIGINT)
+        self.assertEqual(self.finish(process, 10).status, 128 + SIGINT)
+
+    def test_sigterm_while_it_boots(self):
+        process = self.start("--kernel", KERNEL, "--", "true")
+        self.until(self.machines)
+        send(process, SIGTERM)
+        self.assertEqual(self.finish(process, 10).status, 128 + SIGTERM)
+
+    def test_timeout(self):
+        outcome = self.lab("--kernel", KERNEL, "--timeout", 3, "--", "sleep", 1000)
+        self.assert_refused(outcome, TIMEOUT, "--timeout")
+        self.assertLess(outcome.seconds, 30)
+
+    def test_sigkill_ends_the_machine_and_the_next_run_cleans_up(self):
+        process = self.start_and_wait()
+        process.kill()
+        process.communicate()
+        self.until(lambda: not self.machines(), 10)
+        self.assertEqual(len(os.listdir(self.folder)), 1)
+        self.in_lab("true")  # finds nothing left at its end
+
+    def test_a_kernel_that_panics(self):
+        outcome = self.lab("--kernel", KERNEL, "--", "sh", "-c", "echo c >/proc/sysrq-trigger; sleep 100")
+        self.assert_refused(outcome, DIED, "the lab kernel panicked", "sysrq triggered crash")
+
+    def test_a_machine_that_powers_off(self):
+        outcome = self.lab("--kernel", KERNEL, "--", "sh", "-c", "poweroff -f; sleep 100")
+        self.assert_refused(outcome, DIED, "powered off")
+
+    def test_a_reader_that_goes_away(self):
+        process = self.start("--kernel", KERNEL, "--", "yes")
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdout = None
+        self.assertEqual(self.finish(process, 60).status, 128 + 13)
+
+
+class BadInput(Case):
+    def test_usage(self):
+        for arguments, words in (
+                ([], ["no COMMAND"]),
+                (["--kernel", "debian-5", "--", "true"], ["debian-5", "debian-6.12"]),
+                (["--guest", "hurd", "--", "true"], ["hurd"]),
+                (["--device", "gpu", "--", "true"], ["gpu", "bochs"]),
+                (["--device", "edu,size=1M", "--", "true"], ["size=1M", "bind"]),
+                (["--device", "nvme,cmb=3M", "--", "true"], ["power of two"]),
+                (["--device", "edu,port=usb", "--", "true"], ["root or switch"]),
+                (["--iommu", "none", "--device", "edu,bind=vfio", "--", "true"], ["needs an IOMMU"]),
+                (["--memory", "much", "--", "true"], ["much"]),
+                (["--timeout", "0", "--", "true"], ["above 0"]),
+                (["--shell"], ["terminal"]),
+                (["--bogus"], ["--bogus"])):
+            self.assert_refused(self.lab(*arguments), USAGE, *words)
+
+    def test_qemu_that_is_missing_or_too_old(self):
+        outcome = self.lab("--", "true", environment={"PATH": self.path_with()})
+        self.assert_refused(outcome, MISSING, "there is none", "qemu-system-x86", "bookworm-backports")
+        old = self.path_with("qemu-system-x86_64", "echo QEMU emulator version 7.2.22")
+        outcome = self.lab("--", "true", environment={"PATH": old})
+        self.assert_refused(outcome, MISSING, "7.2", "needs 8", "bookworm-backports")
+
+    def path_with(self, name=None, script=""):
+        """A PATH whose programs are all those of /usr/bin but QEMU, and `name`."""
+        folder = os.path.join(self.scratch, "bin")
+        os.makedirs(folder, exist_ok=True)
+        if name:
+            with open(os.path.join(folder, name), "w", encoding="ascii") as file:
+                file.write(f"#!/bin/sh\n{script}\n")
+            os.chmod(os.path.join(folder, name), 0o755)
+        return folder
+
+    def test_files_that_are_not_there(self):
+        self.assert_refused(self.lab("--kernel", KERNEL, "--file", "/no/such/file", "--", "true"), MISSING, "/no/such/file")
+        self.assert_refused(self.lab("--build", "/no/build", "--", "true"), MISSING, "/no/build", "cmake")
+
+    def test_qemu_that_does_not_start(self):
+        outcome = self.lab("--kernel", KERNEL, "--qemu=-device", "--qemu=no-such-device", "--", "true")
+        self.assert_refused(outcome, DIED, "no-such-device")
+
+    def test_nothing_in_the_cache_and_no_way_to_fill_it(self):
+        cache = os.path.join(self.scratch, "cache")
+        outcome = self.lab("--", "true", environment={
+            "XDG_CACHE_HOME": cache, "APT_CONFIG": self.file("apt.conf", 'Acquire::http::Proxy "http://127.0.0.1:9";\n'
+                                                             'Acquire::https::Proxy "http://127.0.0.1:9";\n'
+                                                             'Acquire::Retries "0";\n')})
+        self.assert_refused(outcome, MISSING, "apt-get update failed")
+        left = [os.path.join(folder, name) for folder, _, names in os.walk(cache) for name in names if "kernels" in folder]
+        self.assertEqual(left, [])
+
+    def test_no_space(self):
+        code = "import cache; cache.need_space(1e9, 'a kernel')"
+        result = subprocess.run([sys.executable, "-B", "-c", code], cwd=LAB, capture_output=True, text=True, check=False,
+                                env={**os.environ, "XDG_CACHE_HOME": self.scratch})
+        self.assertRegex(result.stderr, r"a kernel needs 1000000000.0 GB on disk, and .* free. Make room, or set XDG_CACHE_HOME")
+
+    def file(self, name, text):
+        path = os.path.join(self.scratch, name)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+        return path
+
+
+class Help(Case):
+    def test_help_and_list_name_all_there_is(self):
+        help_, list_ = self.lab("--help"), self.lab("--list")
+        self.assertEqual((help_.status, list_.status), (0, 0))
+        for word in ("debian-6.1", "debian-6.12", "debian-7", "iommufd", "edu", "ivshmem", "nvme", "igb", "e1000e", "bochs",
+                     "intel", "virtio", "amd"):
+            self.assertIn(word, list_.out)
+        for word in ("LAB_FAULTS", "LAB_DEVICES", "Examples:", "120", "121", "122", "123", "124"):
+            self.assertIn(word, help_.out)

@@ -1,0 +1,144 @@
+"""Linux guests under Crossbar, nested in a lab machine with the real kvm_amd: stock Debian's kernels and the lab's own."""
+import os
+import re
+import shutil
+
+from machine import FULL, Case, timeout
+
+KERNELS = ("debian-6.1", "debian-6.1-cloud", "debian-6.12", "debian-6.12-cloud", "debian-7", "debian-7-cloud", "iommufd")
+
+# boot FILE ARGUMENT...: what the guest wrote on its console, and Crossbar's status.
+BOOT = """
+boot() {
+  image=$1; shift
+  crossbar run --kernel $image --initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'
+}
+guest() { boot $1 --cpus $2 --memory $3 --cmdline 'console=ttyS0 quiet lab_run="poweroff -f"' | grep '^guest:'; }
+"""
+
+# A guest whose serial port this script has: `await TEXT N` waits until it has written TEXT N times, `type` is the keyboard.
+# `prompt` waits for the shell to read: it asks the terminal where the cursor is then, and what comes earlier may be lost.
+TALK = """
+mkfifo keys
+prompt() { await '\\[6n' 1; }
+talk() { crossbar run --initrd $LAB_INITRD --memory 256M "$@" <keys >console & crossbar=$!; exec 5>keys; }
+type() { echo "$*" >&5; }
+await() {
+  tries=0
+  until [ $(grep -c "$1" console) -ge $2 ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 200 ] || { echo "no $1 in:"; cat console; exit 1; }
+    sleep 0.1
+  done
+}
+end() { wait $crossbar; echo "status $?"; }
+"""
+
+QEMU_FILES = ("bios-256k.bin", "linuxboot_dma.bin", "kvmvapic.bin")
+QEMU = """
+qemu() {
+  image=$1; shift
+  ./qemu-system-x86_64 -L data -accel kvm -machine q35 -cpu host -m 256 -nodefaults -display none -serial stdio \
+    -monitor none -no-reboot -kernel $image -initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'
+}
+"""
+
+
+def qemu_inside():
+    """Arguments for lab/run that bring QEMU, with what it needs to boot Linux."""
+    arguments = ["--file", shutil.which("qemu-system-x86_64")]
+    for name in QEMU_FILES:
+        path = next(path for path in (f"/usr/share/{folder}/{name}" for folder in ("seabios", "qemu")) if os.path.exists(path))
+        arguments += ["--file", f"{path}:data/{name}"]
+    return arguments
+
+
+class Boots(Case):
+    """Each kernel, by bzImage and by PVH, on 1 and 4 CPUs, with little RAM and with RAM above 4 GiB."""
+
+    def boots(self, kernel):
+        cases = [(image, cpus, memory) for image in ("vmlinuz", "vmlinux") for cpus in (1, 4) for memory in (256, 3584)]
+        if not FULL:
+            cases = [("vmlinuz", 1, 256), ("vmlinux", 4, 3584)]
+        script = BOOT + "".join(f"guest /lab/linux/{kernel}/{image} {cpus} {memory}M\n" for image, cpus, memory in cases)
+        outcome = self.in_lab(script, "--guest", kernel, "--memory", "5G")
+        self.assertEqual(outcome.err, "")
+        for (image, cpus, memory), line in zip(cases, outcome.out.splitlines() + [""] * len(cases)):
+            found = re.fullmatch(r"guest: Linux (\S+), (\d+) CPUs, (\d+) kB", line)
+            self.assertTrue(found, f"{kernel} {image}, {cpus} CPUs, {memory} MiB: {line!r}\n{outcome}")
+            self.assertEqual(int(found.group(2)), cpus, line)
+            # What Linux keeps for itself is more of a small machine.
+            self.assertGreater(int(found.group(3)), memory * 1024 * (0.75 if memory < 1024 else 0.93), line)
+            self.assertLessEqual(int(found.group(3)), memory * 1024, line)
+
+
+def add_kernels():
+    for kernel in KERNELS:
+        def test(self, kernel=kernel):
+            self.boots(kernel)
+        setattr(Boots, "test_" + kernel.replace("-", "_").replace(".", "_"), timeout(600)(test))
+
+
+add_kernels()
+
+
+class Guest(Case):
+    def test_shell_prompt(self):
+        outcome = self.in_lab(TALK + """
+            talk --kernel $LAB_LINUX --cmdline 'console=ttyS0 quiet'
+            prompt; type 'echo $((6 * 7))'; await '^42' 1
+            type poweroff -f; end""")
+        self.assertEqual(outcome.out, "status 0\n", outcome)
+
+    def test_reboot(self):
+        outcome = self.in_lab(TALK + """
+            talk --kernel $LAB_LINUX --cpus 2 --cmdline 'console=ttyS0 quiet' --report report
+            prompt; type reboot -f
+            await '^guest: Linux' 2; type poweroff -f; end
+            grep reboots report""")
+        self.assertEqual(outcome.out.split(), ["status", "0", '"reboots":', "1"], outcome)
+
+    def test_panic_reboots_where_the_guest_asks_for_it(self):
+        outcome = self.in_lab(TALK + """
+            talk --kernel $LAB_VMLINUX --cmdline 'console=ttyS0 quiet panic=-1'
+            prompt; type 'echo c >/proc/sysrq-trigger'
+            await '^guest: Linux' 2; type poweroff -f; end""")
+        self.assertEqual(outcome.out, "status 0\n", outcome)
+
+    def test_triple_fault_is_a_crash(self):
+        outcome = self.in_lab("""crossbar run --kernel $LAB_LINUX --initrd $LAB_INITRD --memory 256M </dev/null >/dev/null \\
+              --cmdline 'console=ttyS0 quiet reboot=t,force lab_run="reboot -f; sleep 100"'; echo $?""")
+        self.assertEqual(outcome.out, "6\n", outcome)
+        self.assertIn("triple fault", outcome.err)
+
+
+class Complaints(Case):
+    """A guest's kernel warns of nothing that it does not warn of under QEMU."""
+
+    def complaints(self, kernel):
+        command_line = """'console=ttyS0 loglevel=0 lab_run="echo; dmesg -r | grep ^.[0-4]..; poweroff -f"'"""
+        image = f"/lab/linux/{kernel}/vmlinuz"
+        outcome = self.in_lab(
+            BOOT + QEMU + f"boot {image} --memory 256M --cmdline {command_line} >/lab/share/ours\n"
+            f"qemu {image} -append {command_line} >/lab/share/theirs\n"
+            "cat /lab/share/ours; echo =; cat /lab/share/theirs", "--guest", kernel, "--memory", "3G", *qemu_inside())
+        ours, theirs = outcome.out.split("=\n", 1)
+        self.assertIn("guest: Linux", ours, outcome)
+        self.assertIn("guest: Linux", theirs, outcome)
+        self.assertEqual(self.kinds(ours) - self.kinds(theirs), set(), outcome)
+
+    @staticmethod
+    def kinds(console):
+        """The messages without time and numbers."""
+        messages = re.findall(r"^<[0-4]>\[[^]]*\] (.*)$", console, re.MULTILINE)
+        return {re.sub(r"0x[0-9a-f]+|\d+", "N", message) for message in messages}
+
+
+def add_complaints():
+    for kernel in KERNELS if FULL else ("iommufd", "debian-7-cloud"):
+        def test(self, kernel=kernel):
+            self.complaints(kernel)
+        setattr(Complaints, "test_" + kernel.replace("-", "_").replace(".", "_"), timeout(600)(test))
+
+
+add_complaints()
