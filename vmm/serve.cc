@@ -4,6 +4,7 @@
 
 #include <boost/program_options.hpp>
 
+#include <bit>
 #include <cstdlib>
 #include <memory>
 #include <sstream>
@@ -139,6 +140,8 @@ Result<ServeOptions> ParseServeOptions(const std::vector<std::string>& arguments
     return Within(ParseSize(values[name].as<std::string>()), [&] { return fmt::format("--{}", name); });
   };
   options.size = TRY(size("size"));
+  if (!std::has_single_bit(options.size) || options.size < kPageSize)
+    return Fail("--size {}: a BAR's size is a power of two from 4K up", values["size"].as<std::string>());
   options.dma.buffer_size = TRY(size("buffer"));
   options.dma.address_bits = values["address-bits"].as<unsigned>();
   options.dma.channels = values["channels"].as<unsigned>();
