@@ -65,11 +65,11 @@ class CountingDomain : public DmaDomain {
  public:
   explicit CountingDomain(Calls& calls) : calls_(calls) {}
   std::string name() const override { return "counting"; }
-  Result<std::string> Map(GuestRange, const Backing&) override {
+  Result<std::string> Map(GuestRange, const Backing&, Deadline) override {
     ++calls_.domains;
     return "counted";
   }
-  bool alive() const override { return true; }
+  State state() const override { return State::kServing; }
   UnmapTicket StartUnmap(GuestRange range) override {
     ++calls_.domains;
     return range.size;

@@ -1,6 +1,5 @@
 #include "memory/address_space.h"
 
-#include <algorithm>
 #include <cerrno>
 #include <ranges>
 #include <utility>
@@ -11,13 +10,7 @@
 namespace crossbar {
 namespace {
 
-using CellState = P2pMatrix::Cell::State;
-
-std::vector<Gpa> Starts(std::span<const AddressSpace::Piece> pieces) {
-  std::vector<Gpa> starts;
-  for (const AddressSpace::Piece& piece : pieces) starts.push_back(piece.range.start);
-  return starts;
-}
+using Clock = std::chrono::steady_clock;
 
 void CheckWellFormed(const AddressSpace::Placement& placement) {
   for (const AddressSpace::Piece& piece : placement.pieces) {
@@ -120,44 +113,47 @@ Result<> AddressSpace::PlaceSlots(Placed& placed) {
 
 Result<> AddressSpace::MapDma(const Placement& placement) {
   for (const auto& [id, domain] : domains_) {
+    // Each has its own time: one that is slow takes none from the next.
+    const DmaDomain::Deadline deadline = Clock::now() + options_.map_deadline;
     for (const Piece& piece : placement.pieces) {
-      if (domain.dead) break;
-      const Result<> mapped = MapPiece(id, piece);
-      if (!mapped && !domains_.at(id).dead) return mapped;
+      if (!domain.serves()) break;
+      const Result<> mapped = MapPiece(id, piece, deadline);
+      if (!mapped && domain.serves()) return mapped;
     }
   }
   return {};
 }
 
 // G6: RAM or an error, a BAR or a cell that says why not.
-Result<> AddressSpace::MapPiece(DomainId id, const Piece& piece) {
-  Domain& domain = domains_.at(id);
-  const auto now = std::chrono::steady_clock::now();
-  const bool bar = piece.backing.kind == Backing::Kind::kBar;
-  if (bar && !piece.backing.peers_may_map) {
-    table_.SetCell(piece.range.start, id, {CellState::kRefused, "p2p=off", now});
+Result<> AddressSpace::MapPiece(DomainId id, const Piece& piece, DmaDomain::Deadline deadline) {
+  DmaDomain& domain = *domains_.at(id).domain;
+  const auto& [range, backing] = piece;
+  const bool bar = backing.kind == Backing::Kind::kBar;
+  if (bar && !backing.peers_may_map) {
+    peers_.SetRefused(id, range, backing, "p2p=off");
     return {};
   }
-  Result<std::string> how = domain.domain->Map(piece.range, piece.backing);
+  Result<std::string> how = domain.Map(range, backing, deadline);
   if (how) {
-    table_.SetCell(piece.range.start, id, {CellState::kMapped, *std::move(how), now});
+    peers_.SetMapped(id, range, backing, *how);
     return {};
   }
-  const std::string reason = how.error().message();
-  if (!domain.domain->alive()) {
-    Bury(id);
+  if (const DmaDomain::State state = domain.state(); state != DmaDomain::State::kServing) {
+    // Nobody knows how far it came with this one, so it counts as mapped.
+    peers_.SetMapped(id, range, backing, "");
+    End(id, state);
     return std::unexpected(std::move(how).error());
   }
   if (!bar) {
     return std::unexpected(std::move(how).error().Within(
-        fmt::format("{} cannot map guest RAM {}", domain.domain->name(), piece.range)));
+        fmt::format("{} cannot map guest RAM {}", domain.name(), range)));
   }
+  const std::string reason = how.error().message();
   static RateLimit limit;  // a guest may place its BARs as often as it likes
   LogGuest(limit, "{} cannot reach {} BAR {} at {}: {}; peer-to-peer DMA from it to there will fault",
-           domain.domain->name(),
-           piece.backing.owner != nullptr ? piece.backing.owner->bar_owner_name() : "a",
-           piece.backing.bar, piece.range, reason);
-  table_.SetCell(piece.range.start, id, {CellState::kRefused, reason, now});
+           domain.name(), backing.owner != nullptr ? backing.owner->bar_owner_name() : "a",
+           backing.bar, range, reason);
+  peers_.SetRefused(id, range, backing, reason);
   return {};
 }
 
@@ -200,80 +196,105 @@ AddressSpace::ZapTimes AddressSpace::Zap(std::span<Mapping* const> mappings) {
   return times;
 }
 
-// G2, the one place. Step 0: nobody starts anything new on the pieces, and what is under way ends.
+// G2, the one place. Nobody starts anything new on the pieces; all unmaps start, and while they are
+// under way what was forwarded before ends; all are awaited; then slots. One deadline for it all, and
+// no unmap spends its share waiting for its turn.
 AddressSpace::ZapTimes AddressSpace::TakeAway(std::span<const Placed> placed) {
-  const DmaDomain::Deadline deadline = ZapDeadline();
+  const DmaDomain::Deadline deadline = Clock::now() + options_.zap_deadline;
+  std::vector<Gpa> starts;
   std::vector<Unmap> unmaps;
   for (const Placed& one : placed) {
-    const std::span pieces = std::span(one.placement->pieces).first(one.pieces);
-    const std::vector<Gpa> starts = Starts(pieces);
-    table_.Close(starts);
+    for (const Piece& piece : std::span(one.placement->pieces).first(one.pieces))
+      starts.push_back(piece.range.start);
     for (const auto& [id, domain] : domains_) {
-      for (const Piece& piece : pieces) {
-        if (table_.IsMapped(piece.range.start, id)) unmaps.push_back({id, piece.range});
+      for (const Piece& piece : std::span(one.placement->pieces).first(one.pieces)) {
+        if (peers_.IsMapped(id, piece.range.start)) unmaps.push_back({id, piece.range});
       }
     }
   }
-  for (const Placed& one : placed) {
-    if (!table_.WaitUnpinned(Starts(std::span(one.placement->pieces).first(one.pieces)), deadline))
-      Unsafe(Error::Of("forwarded DMA does not end"));
-  }
+  table_.Close(starts);
+  if (!placed.empty()) Changed();
+  unmaps = StartUnmaps(std::move(unmaps));
+  if (!table_.WaitUnpinned(starts, deadline)) Unsafe(Error::Of("forwarded DMA does not end"));
+  FinishUnmaps(std::move(unmaps), deadline);
   ZapTimes times;
-  UnmapDma(std::move(unmaps), deadline);
-  times.dma_out = std::chrono::steady_clock::now();
+  times.dma_out = Clock::now();
   for (const Placed& one : placed | std::views::reverse) RemoveSlots(one);
-  times.slots_out = std::chrono::steady_clock::now();
+  times.slots_out = Clock::now();
   if (!placed.empty()) Changed();
   return times;
 }
 
-// G5: an unmap must succeed with the size that was mapped; else it is tried again, and then the VM
-// must stop rather than run on with a peer that can hit a dead BAR.
-void AddressSpace::UnmapDma(std::vector<Unmap> unmaps, DmaDomain::Deadline deadline) {
-  std::optional<Error> error;
-  for (unsigned i = 0; i < options_.tries && !unmaps.empty(); ++i) {
-    error = TryUnmap(unmaps, deadline);
-  }
-  if (unmaps.empty()) return;
-  Unsafe(*error);
-  for (const Unmap& unmap : unmaps) table_.EraseCell(unmap.range.start, unmap.domain);
+std::vector<AddressSpace::Unmap> AddressSpace::StartUnmaps(std::vector<Unmap> unmaps) {
+  std::erase_if(unmaps, [this](const Unmap& unmap) REQUIRES(update_) {
+    return !domains_.at(unmap.domain).serves();
+  });
+  for (Unmap& unmap : unmaps)
+    unmap.ticket = domains_.at(unmap.domain).domain->StartUnmap(unmap.range);
+  return unmaps;
 }
 
-// One round over all of `unmaps`: all are started, then all awaited. Those to be tried again stay. A
-// domain may turn out to be dead half-way: what else its tickets say then means nothing any more.
-std::optional<Error> AddressSpace::TryUnmap(std::vector<Unmap>& unmaps,
-                                            DmaDomain::Deadline deadline) {
-  using State = DmaDomain::Unmapped::State;
-  std::vector<std::pair<Unmap, DmaDomain::UnmapTicket>> started;
-  for (const Unmap& unmap : unmaps) {
-    const Domain& domain = domains_.at(unmap.domain);
-    if (!domain.dead) started.emplace_back(unmap, domain.domain->StartUnmap(unmap.range));
-  }
-  unmaps.clear();
+// G5: an unmap must succeed with the size that was mapped; else it is tried again, and then the VM
+// must stop rather than run on with a peer that can hit a dead BAR.
+void AddressSpace::FinishUnmaps(std::vector<Unmap> unmaps, DmaDomain::Deadline deadline) {
   std::optional<Error> error;
-  for (const auto& [unmap, ticket] : started) {
-    const Domain& domain = domains_.at(unmap.domain);
-    DmaDomain::Unmapped result = domain.domain->AwaitUnmap(ticket, deadline);
-    if (domain.dead) continue;
-    if (result.state == State::kDone && result.bytes == unmap.range.size) {
-      table_.EraseCell(unmap.range.start, unmap.domain);
-    } else if (result.state == State::kDead) {
-      Bury(unmap.domain);
-    } else if (result.state == State::kUnrevoked) {
-      NoteUnrevoked(unmap);
-    } else {
-      error = result.error
-                  ? std::move(*result.error)
-                  : Error::Of("{:#x} of {:#x} bytes", result.bytes, unmap.range.size);
-      error = std::move(*error).Within(
-          fmt::format("{} does not unmap {}", domain.domain->name(), unmap.range));
-      LogWarning("{}", error->message());
-      unmaps.push_back(unmap);
-    }
-  }
-  std::erase_if(unmaps, [this](const Unmap& unmap) REQUIRES(update_) {
-    return domains_.at(unmap.domain).dead;
+  unmaps = AwaitUnmaps(std::move(unmaps), deadline, error);
+  for (unsigned i = 1; i < options_.tries && !unmaps.empty(); ++i)
+    unmaps = AwaitUnmaps(StartUnmaps(std::move(unmaps)), deadline, error);
+  if (unmaps.empty()) return;
+  Unsafe(*error);
+  for (const Unmap& unmap : unmaps) peers_.Erase(unmap.domain, unmap.range.start);
+}
+
+// All of one round; those to be tried again are returned, and `error` is why.
+std::vector<AddressSpace::Unmap> AddressSpace::AwaitUnmaps(std::vector<Unmap> unmaps,
+                                                           DmaDomain::Deadline deadline,
+                                                           std::optional<Error>& error) {
+  std::erase_if(unmaps, [&](Unmap& unmap) REQUIRES(update_) {
+    std::optional<Error> failed = AwaitOne(unmap, deadline);
+    if (failed) error = std::move(failed);
+    return !failed;
   });
+  // A domain may have ended after one of its unmaps failed.
+  std::erase_if(unmaps, [this](const Unmap& unmap) REQUIRES(update_) {
+    return !domains_.at(unmap.domain).serves();
+  });
+  return unmaps;
+}
+
+// Nothing where it is settled.
+std::optional<Error> AddressSpace::AwaitOne(Unmap& unmap, DmaDomain::Deadline deadline) {
+  using State = DmaDomain::Unmapped::State;
+  const Domain& domain = domains_.at(unmap.domain);
+  DmaDomain::Unmapped result = domain.domain->AwaitUnmap(unmap.ticket, deadline);
+  // Once it has ended, what its other tickets say means nothing any more.
+  if (!domain.serves()) return std::nullopt;
+  switch (result.state) {
+    case State::kEnded:
+      End(unmap.domain, domain.domain->state());
+      return std::nullopt;
+    case State::kUnrevoked: {
+      static RateLimit limit;
+      LogGuest(limit, "{} may still reach {}: it does not give it back and is not ours to stop",
+               domain.domain->name(), unmap.range);
+      peers_.Keep(unmap.domain, unmap.range.start, "the server did not give it back");
+      return std::nullopt;
+    }
+    case State::kDone:
+      unmap.done += result.bytes;
+      if (unmap.done == unmap.range.size) {
+        peers_.Erase(unmap.domain, unmap.range.start);
+        return std::nullopt;
+      }
+      break;
+    case State::kFailed:
+      break;
+  }
+  Error error = result.error ? std::move(*result.error)
+                             : Error::Of("{:#x} of {:#x} bytes", unmap.done, unmap.range.size);
+  error = std::move(error).Within(
+      fmt::format("{} does not unmap {}", domain.domain->name(), unmap.range));
+  LogWarning("{}", error.message());
   return error;
 }
 
@@ -288,6 +309,7 @@ void AddressSpace::RemoveSlots(const Placed& placed) {
       RemoveSlot(slot->second);
       piece_slots_.erase(slot);
     }
+    peers_.ErasePiece(start);
     table_.Erase(start);
   }
 }
@@ -310,10 +332,6 @@ void AddressSpace::MustSucceed(const std::function<Result<>()>& removal) {
 void AddressSpace::Unsafe(const Error& error) {
   CHECK(options_.on_unsafe, "{}", error.message());
   options_.on_unsafe(error);
-}
-
-DmaDomain::Deadline AddressSpace::ZapDeadline() const {
-  return std::chrono::steady_clock::now() + options_.zap_deadline;
 }
 
 // --- Handles ---------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@
 // domain that joins later gets every live piece. There is no subscriber list: the order of a map (G1)
 // and of a zap (G2) is a property of one function each, in address_space.cc.
 //
-// Owned by Vm; outlives every Mapping and DomainHandle. Any thread. Map, Zap and AddDomain run one at a
-// time and may take as long as their system calls and the zap deadline; lookups and pins never wait
-// for them. Lock order: a caller's function lock, then this, then the table, slots and domains.
+// Owned by Vm; outlives every Mapping, DomainHandle, Demotion and Pin. Any thread; a handle is for one
+// thread at a time. Map, Zap and AddDomain run one at a time and may take as long as their system
+// calls and the two deadlines; lookups and pins never wait for them, nor for the matrix. Lock order: a
+// caller's function lock, then this, then the tables, slots and domains.
 #pragma once
 
 #include <atomic>
@@ -19,6 +20,8 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/locks.h"
@@ -28,6 +31,7 @@
 #include "memory/dma_domain.h"
 #include "memory/memslot_table.h"
 #include "memory/p2p_matrix.h"
+#include "memory/peer_table.h"
 #include "memory/piece_table.h"
 
 namespace crossbar {
@@ -47,6 +51,8 @@ class AddressSpace {
   struct Options {
     // All DMA unmaps and forwards of one zap share this much time.
     std::chrono::milliseconds zap_deadline{5000};
+    // A domain has this much time for all it is to map of one placement, or when it joins.
+    std::chrono::milliseconds map_deadline{5000};
     // How often an unmap or the removal of a slot or ioeventfd that fails is tried in all; at least 1.
     unsigned tries = 3;
     // G5: something could not be taken away. Clears bus mastering everywhere and stops the VM; called
@@ -82,7 +88,10 @@ class AddressSpace {
     std::shared_ptr<const std::atomic<bool>> live_;
   };
 
-  // A domain's membership. Its end takes every piece out of the domain.
+  // A domain's membership. Its end takes every piece out of the domain; what a foreign server may still
+  // reach stays in the matrix. All but the moves wait for a zap that is under way, which may itself
+  // wait for this domain: so the thread that completes its unmaps calls none of them. It completes
+  // them, as ended if need be, and leaves the rest to another.
   class [[nodiscard]] DomainHandle {
    public:
     DomainHandle() = default;
@@ -90,8 +99,12 @@ class AddressSpace {
     DomainHandle& operator=(DomainHandle&& other) noexcept;
     ~DomainHandle() { Reset(); }
     void Reset();
-    // The owner has learned that the domain is gone: no DMA through it any more. Costs no call.
-    void MarkDead();
+    // The owner has learned that the domain does not serve any more; its state() says so by now. Also
+    // when one that was lost turns out to be gone. Costs no other call.
+    void NoteEnd();
+    // A server that left an unmap of `range` unrevoked has answered after all, to every unmap of it
+    // that was left: the matrix need not name it any more.
+    void NoteRevoked(GuestRange range);
 
    private:
     friend class AddressSpace;
@@ -134,20 +147,23 @@ class AddressSpace {
   Result<Mapping> MapOrClaim(Placement placement) EXCLUDES(update_);
 
   // Takes the placements away: all DMA in all domains, then all slots (G2). When it returns, no guest
-  // access and no peer's DMA reaches them any more (G7). Handles that hold nothing cost nothing (G9).
+  // access and no peer's DMA reaches them any more (G7), but for servers that the matrix calls
+  // unrevoked. Handles that hold nothing cost nothing (G9).
   ZapTimes Zap(std::span<Mapping* const> mappings) EXCLUDES(update_);
 
   // Maps every live piece in `domain` (borrowed until the handle ends), in order of address. Errors
-  // leave nothing mapped in it: it refused RAM, or it is dead.
+  // leave nothing mapped in it: it refused RAM, or it has ended (lost: see the matrix).
   Result<DomainHandle> AddDomain(DmaDomain& domain) EXCLUDES(update_);
 
   std::optional<PieceTable::Place> Find(Gpa address) const { return table_.Find(address); }
   std::optional<PieceTable::Place> Find(Hva address) const { return table_.Find(address); }
   std::optional<PieceTable::Pin> TryPin(GuestRange range) { return table_.TryPin(range); }
 
-  P2pMatrix Peers() const EXCLUDES(names_mutex_);
+  // A snapshot: whatever has changed since its generation, the generation here is another.
+  P2pMatrix Peers() const;
 
-  // Grows with every change of what is placed or which domain has it. For caches and the matrix.
+  // Grows with every change of what is placed or which domain has it: after the pieces of a zap have
+  // closed, and again when it is done. For caches and the matrix.
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
 
   Demotion DemoteBars() EXCLUDES(update_);
@@ -165,7 +181,8 @@ class AddressSpace {
   };
   struct Domain {
     DmaDomain* domain = nullptr;
-    bool dead = false;
+    DmaDomain::State known = DmaDomain::State::kServing;
+    bool serves() const { return known == DmaDomain::State::kServing; }
   };
   // Of a placement, how much stands: the first so many of each.
   struct Placed {
@@ -176,6 +193,8 @@ class AddressSpace {
   struct Unmap {
     DomainId domain = 0;
     GuestRange range;
+    uint64_t done = 0;  // bytes, by tries that came short
+    DmaDomain::UnmapTicket ticket = 0;
   };
 
   Result<Mapping> Place(Placement placement, bool may_claim) EXCLUDES(update_);
@@ -183,26 +202,31 @@ class AddressSpace {
   Result<> CheckFree(const Placement& placement) const REQUIRES(update_);
   Result<> PlaceSlots(Placed& placed) REQUIRES(update_);
   Result<> MapDma(const Placement& placement) REQUIRES(update_);
-  Result<> MapPiece(DomainId id, const Piece& piece) REQUIRES(update_);
+  Result<> MapPiece(DomainId id, const Piece& piece, DmaDomain::Deadline deadline)
+      REQUIRES(update_);
   void PlaceClaims() REQUIRES(update_);
 
   ZapTimes TakeAway(std::span<const Placed> placed) REQUIRES(update_);
-  void UnmapDma(std::vector<Unmap> unmaps, DmaDomain::Deadline deadline) REQUIRES(update_);
-  std::optional<Error> TryUnmap(std::vector<Unmap>& unmaps, DmaDomain::Deadline deadline)
-      REQUIRES(update_);
+  // Those of domains that serve, each with its ticket.
+  std::vector<Unmap> StartUnmaps(std::vector<Unmap> unmaps) REQUIRES(update_);
+  void FinishUnmaps(std::vector<Unmap> unmaps, DmaDomain::Deadline deadline) REQUIRES(update_);
+  std::vector<Unmap> AwaitUnmaps(std::vector<Unmap> unmaps, DmaDomain::Deadline deadline,
+                                 std::optional<Error>& error) REQUIRES(update_);
+  std::optional<Error> AwaitOne(Unmap& unmap, DmaDomain::Deadline deadline) REQUIRES(update_);
   void RemoveSlots(const Placed& placed) REQUIRES(update_);
   void RemoveSlot(Slot& slot) REQUIRES(update_);
   // Within the bound of G5.
   void MustSucceed(const std::function<Result<>()>& removal) REQUIRES(update_);
 
   void Withdraw(DomainId id) EXCLUDES(update_);
-  void MarkDead(DomainId id) EXCLUDES(update_);
-  void Bury(DomainId id) REQUIRES(update_);
-  void Forget(DomainId id) REQUIRES(update_);
-  void NoteUnrevoked(const Unmap& unmap) REQUIRES(update_);
+  void NoteEnd(DomainId id) EXCLUDES(update_);
+  void NoteRevoked(DomainId id, GuestRange range) EXCLUDES(update_);
+  void End(DomainId id, DmaDomain::State state) REQUIRES(update_);
+  void Remove(DomainId id) REQUIRES(update_);
+  // By address.
+  std::vector<const Piece*> LivePieces() const REQUIRES(update_);
   void RestoreBars() EXCLUDES(update_);
   void Unsafe(const Error& error) REQUIRES(update_);
-  DmaDomain::Deadline ZapDeadline() const;
   void Changed() { generation_.fetch_add(1, std::memory_order_acq_rel); }
 
   // Constant after construction.
@@ -210,7 +234,7 @@ class AddressSpace {
   const Options options_;
 
   // Held over a whole change, system calls and waits included.
-  mutable Mutex update_ ACQUIRED_BEFORE(names_mutex_);
+  mutable Mutex update_;
   std::map<uint64_t, Record> records_ GUARDED_BY(update_);
   std::set<uint64_t> claims_ GUARDED_BY(update_);  // of records_, oldest first
   std::map<Gpa, Slot> piece_slots_ GUARDED_BY(update_);  // of the pieces that have a host address
@@ -218,12 +242,8 @@ class AddressSpace {
   uint64_t next_id_ GUARDED_BY(update_) = 1;
   unsigned demotions_ GUARDED_BY(update_) = 0;
 
-  // For Peers, which must not wait for a zap.
-  mutable Mutex names_mutex_;
-  std::map<DomainId, std::string> names_ GUARDED_BY(names_mutex_);
-  std::multimap<DomainId, P2pMatrix::Cell> unrevoked_ GUARDED_BY(names_mutex_);
-
   PieceTable table_;
+  PeerTable peers_;
   std::atomic<uint64_t> generation_ = 0;
 };
 

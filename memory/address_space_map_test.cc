@@ -127,7 +127,7 @@ TEST_F(G3, APinOnAPieceWhoseMapFailsDelaysTheRollback) {
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
         unpinned = true;
       });
-    } else if (event == "dma- start A 0x1000") {
+    } else if (event == "dma- done A 0x1000") {
       EXPECT_TRUE(unpinned);
     }
   };
@@ -327,9 +327,9 @@ TEST(AddressSpace, ItsGenerationGrowsWithEveryChangeAndWithNothingElse) {
   EXPECT_TRUE(grew());
   { const auto demotion = heart.space.DemoteBars(); }
   EXPECT_TRUE(grew());
-  a.MarkDead();
-  EXPECT_TRUE(grew());
   heart.a.Die();
+  a.NoteEnd();
+  EXPECT_TRUE(grew());
   a.Reset();
   EXPECT_TRUE(grew());
 }

@@ -171,7 +171,7 @@ void Machine::Domains() {
     }
     if (i % 3 == 0) {
       server.Die();
-      if (i % 2 == 0) c.MarkDead();
+      if (i % 2 == 0) c.NoteEnd();
     }
     b.Reset();
     std::this_thread::sleep_for(100us);

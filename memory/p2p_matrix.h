@@ -1,7 +1,8 @@
 // P2pMatrix: which initiator can DMA into which BAR, how, since when, or why not.
 //
 // A value: a snapshot that AddressSpace::Peers makes. One cell for each DMA domain and each placed
-// BAR piece.
+// BAR piece; and one for each BAR piece, and for all of guest RAM, that a foreign server may still reach
+// although the piece or the domain has left.
 #pragma once
 
 #include <chrono>
@@ -18,10 +19,10 @@ struct P2pMatrix {
     enum class State : uint8_t {
       kMapped,
       kRefused,    // `detail` is the reason
-      kUnrevoked,  // was mapped and could not be taken back from a foreign server
+      kUnrevoked,  // was mapped, and a foreign server may still reach it: `detail` is why
     };
     std::string initiator;  // the domain's name
-    std::string target;     // the BAR owner's name
+    std::string target;     // the BAR owner's name, or "guest RAM"
     uint8_t bar = 0;
     uint64_t bar_offset = 0;
     GuestRange range;
