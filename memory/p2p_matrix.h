@@ -1,8 +1,8 @@
 // P2pMatrix: which initiator can DMA into which BAR, how, since when, or why not.
 //
 // A value: a snapshot that AddressSpace::Peers makes. One cell for each DMA domain and each placed
-// BAR piece; and one for each BAR piece, and for all of guest RAM, that a foreign server may still reach
-// although the piece or the domain has left.
+// BAR piece; and one for each BAR piece, and for all of guest RAM, that a foreign server may still
+// reach although the piece or the domain has left.
 #pragma once
 
 #include <chrono>
@@ -20,6 +20,7 @@ struct P2pMatrix {
       kMapped,
       kRefused,    // `detail` is the reason
       kUnrevoked,  // was mapped, and a foreign server may still reach it: `detail` is why
+      kUnguarded,  // mapped or refused, as `detail` says; it is reached past the IOMMU in any case
     };
     std::string initiator;  // the domain's name
     std::string target;     // the BAR owner's name, or "guest RAM"
@@ -32,9 +33,10 @@ struct P2pMatrix {
   };
 
   uint64_t generation = 0;  // of the AddressSpace when this was made
+  std::chrono::steady_clock::time_point made;
   std::vector<Cell> cells;  // by initiator in order of joining, then by guest address
 
-  // A table for people, one line a cell.
+  // A table for people, one line a cell. `for`: how long it has been so, in seconds.
   std::string ToString() const;
 };
 

@@ -25,6 +25,10 @@ Cell MakeCell(GuestRange range, const Backing& backing, bool mapped, const std::
   if (backing.owner != nullptr) cell.target = backing.owner->bar_owner_name();
   cell.bar = backing.bar;
   cell.bar_offset = backing.bar_offset;
+  if (!backing.unguarded.empty()) {
+    cell.detail = fmt::format("{}: {}; {}", P2pStateName(cell.state), detail, backing.unguarded);
+    cell.state = Cell::State::kUnguarded;
+  }
   return cell;
 }
 
@@ -155,6 +159,7 @@ P2pMatrix PeerTable::Snapshot(uint64_t generation) const {
   }
   P2pMatrix matrix;
   matrix.generation = generation;
+  matrix.made = std::chrono::steady_clock::now();
   for (std::vector<CellPtr>& cells : domains) {
     std::ranges::sort(cells, {}, [](const CellPtr& cell) {
       return std::tie(cell->range, cell->state, cell->target, cell->bar, cell->bar_offset);

@@ -1,9 +1,9 @@
 // PeerTable: what each DMA domain has mapped, may still reach, or was refused: the book behind the
 // P2pMatrix. It calls nobody.
 //
-// AddressSpace's; only it changes the table, under its own lock, and Peers reads it from any thread.
-// The table's lock is held for a few instructions by each change, and for a list of pointers by
-// Snapshot, which makes the text of the matrix after it has let go. No lookup takes it.
+// AddressSpace's; only it changes the table, under its own lock, and Peers reads it from any
+// thread. The table's lock is held for a few instructions by each change, and for a list of
+// pointers by Snapshot, which makes the text of the matrix after it has let go. No lookup takes it.
 #pragma once
 
 #include <cstdint>
@@ -44,8 +44,8 @@ class PeerTable {
   std::vector<GuestRange> Mapped(DomainId domain) const EXCLUDES(mutex_);
 
   // `domain` may still reach the piece at `start` when that has left, because of `why`. Such a cell
-  // outlives piece and domain. There is one for each piece of a BAR, and one for all of RAM, however
-  // often it happens and wherever.
+  // outlives piece and domain. There is one for each piece of a BAR, and one for all of RAM,
+  // however often it happens and wherever.
   void Keep(DomainId domain, Gpa start, const std::string& why) EXCLUDES(mutex_);
   // The same of all that `domain` has mapped; it is asked for nothing any more.
   void KeepAll(DomainId domain, const std::string& why) EXCLUDES(mutex_);

@@ -31,7 +31,8 @@ TEST(PeerTable, TellsAnswersByDomainAndByAddress) {
   PeerTable table;
   table.AddDomain(2, "B");
   table.AddDomain(1, "A");
-  for (const uint64_t start : {0x3000u, 0x1000u}) table.SetMapped(1, Page(start), BarPiece(0), "mmap");
+  for (const uint64_t start : {0x3000u, 0x1000u})
+    table.SetMapped(1, Page(start), BarPiece(0), "mmap");
   table.SetMapped(1, Page(0x2000), {}, "mmap");
   table.SetRefused(1, Page(0x3000), BarPiece(0), "full");
   table.SetMapped(2, Page(0x1000), BarPiece(0), "fd");
