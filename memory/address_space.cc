@@ -12,11 +12,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Our own callers' business, unlike the ranges.
 void CheckWellFormed(const AddressSpace::Placement& placement) {
   for (const AddressSpace::Piece& piece : placement.pieces) {
-    CHECK(!piece.range.empty() && IsAligned(piece.range.start.value() | piece.range.size, kPageSize),
-          "{}", piece.range);
-    CHECK(piece.range.start <= piece.range.last(), "{} wraps", piece.range);
     CHECK(IsAligned(piece.backing.host.value(), kPageSize));
     for (const AddressSpace::Piece& other : placement.pieces)
       CHECK(&piece == &other || !piece.range.Overlaps(other.range), "{}", piece.range);
@@ -36,9 +34,30 @@ AddressSpace::~AddressSpace() {
   MutexLock lock(update_);
   CHECK(records_.empty(), "{} mappings outlive the address space", records_.size());
   CHECK(domains_.empty(), "{} domains outlive the address space", domains_.size());
+  CHECK(demotions_ == 0, "{} demotions outlive the address space", demotions_);
+  CHECK(claim_holds_ == 0, "{} holds of claims outlive the address space", claim_holds_);
+  CHECK(table_.size() == 0, "pins on {} pieces outlive the address space", table_.size());
 }
 
-// --- Map: slots, then DMA (G1) ---------------------------------------------------------------------
+AddressSpace::Change::Change(AddressSpace& space) NO_THREAD_SAFETY_ANALYSIS : space_(space) {
+  space_.update_.Lock();
+}
+
+AddressSpace::Change::~Change() NO_THREAD_SAFETY_ANALYSIS {
+  const std::vector<std::string> lines = std::exchange(space_.lines_, {});
+  space_.update_.Unlock();
+  for (const std::string& line : lines) LogWarning("{}", line);
+}
+
+void AddressSpace::Tell(RateLimit& limit, std::string line) {
+  uint64_t dropped = 0;
+  if (!limit.Allow(&dropped)) return;
+  if (dropped != 0) line += fmt::format(" ({} like it not shown)", dropped);
+  Tell(std::move(line));
+}
+
+// --- Map: slots, then DMA (G1)
+// ---------------------------------------------------------------------
 
 Result<AddressSpace::Mapping> AddressSpace::Map(Placement placement) {
   return Place(std::move(placement), /*may_claim=*/false);
@@ -49,8 +68,9 @@ Result<AddressSpace::Mapping> AddressSpace::MapOrClaim(Placement placement) {
 }
 
 Result<AddressSpace::Mapping> AddressSpace::Place(Placement placement, bool may_claim) {
+  TRY(CheckRanges(placement));
   CheckWellFormed(placement);
-  MutexLock lock(update_);
+  const Change change(*this);
   const Result<> free = CheckFree(placement);
   if (!free && !may_claim) return std::unexpected(free.error());
   const uint64_t id = next_id_++;
@@ -68,6 +88,18 @@ Result<AddressSpace::Mapping> AddressSpace::Place(Placement placement, bool may_
   mapping.record_ = id;
   mapping.live_ = record.live;
   return mapping;
+}
+
+Result<> AddressSpace::CheckRanges(const Placement& placement) {
+  for (const auto& [range, backing] : placement.pieces) {
+    if (range.empty() || !IsAligned(range.start.value() | range.size, kPageSize))
+      return std::unexpected(Error(EINVAL, fmt::format("guest range {} is no whole pages", range)));
+    if (!GuestRange::Checked(range.start.value(), range.size)) {
+      return std::unexpected(Error(EINVAL, fmt::format("guest range of {:#x} bytes at {} wraps",
+                                                       range.size, range.start)));
+    }
+  }
+  return {};
 }
 
 Result<> AddressSpace::CheckFree(const Placement& placement) const {
@@ -148,16 +180,27 @@ Result<> AddressSpace::MapPiece(DomainId id, const Piece& piece, DmaDomain::Dead
     return std::unexpected(std::move(how).error().Within(
         fmt::format("{} cannot map guest RAM {}", domain.name(), range)));
   }
-  const std::string reason = how.error().message();
-  static RateLimit limit;  // a guest may place its BARs as often as it likes
-  LogGuest(limit, "{} cannot reach {} BAR {} at {}: {}; peer-to-peer DMA from it to there will fault",
-           domain.name(), backing.owner != nullptr ? backing.owner->bar_owner_name() : "a",
-           backing.bar, range, reason);
-  peers_.SetRefused(id, range, backing, reason);
+  TellRefusal(domains_.at(id), piece, how.error().message());
+  peers_.SetRefused(id, range, backing, how.error().message());
   return {};
 }
 
+void AddressSpace::TellRefusal(Domain& domain, const Piece& piece, const std::string& reason) {
+  const Backing& backing = piece.backing;
+  const std::string target = backing.owner != nullptr ? backing.owner->bar_owner_name() : "a";
+  std::string line = fmt::format(
+      "{} cannot reach {} BAR {} at {}: {}; peer-to-peer DMA from it to there will fault",
+      domain.domain->name(), target, backing.bar, piece.range, reason);
+  if (domain.told.emplace(target, backing.bar).second) {
+    Tell(std::move(line));
+  } else {
+    Tell(domain.again, std::move(line));
+  }
+}
+
+// Before the zap that made room is acknowledged (decisions/006).
 void AddressSpace::PlaceClaims() {
+  if (claim_holds_ != 0) return;
   for (auto it = claims_.begin(); it != claims_.end();) {
     const Record& record = records_.at(*it);
     if (CheckFree(record.placement)) {
@@ -166,17 +209,29 @@ void AddressSpace::PlaceClaims() {
         it = claims_.erase(it);
         continue;
       }
-      static RateLimit limit;
-      LogGuest(limit, "a BAR stays trapped: {}", placed.error().message());
+      Tell(trap_limit_, fmt::format("a BAR stays trapped: {}", placed.error().message()));
     }
     ++it;
   }
 }
 
-// --- Zap: DMA, then slots (G2) ---------------------------------------------------------------------
+void AddressSpace::HoldClaims() {
+  MutexLock lock(update_);
+  ++claim_holds_;
+}
+
+void AddressSpace::ReleaseClaims() {
+  const Change change(*this);
+  CHECK(claim_holds_ > 0);
+  --claim_holds_;
+  PlaceClaims();
+}
+
+// --- Zap: DMA, then slots (G2)
+// ---------------------------------------------------------------------
 
 AddressSpace::ZapTimes AddressSpace::Zap(std::span<Mapping* const> mappings) {
-  MutexLock lock(update_);
+  const Change change(*this);
   std::vector<Placed> placed;
   std::vector<uint64_t> ids;
   for (Mapping* const mapping : mappings) {
@@ -197,8 +252,8 @@ AddressSpace::ZapTimes AddressSpace::Zap(std::span<Mapping* const> mappings) {
 }
 
 // G2, the one place. Nobody starts anything new on the pieces; all unmaps start, and while they are
-// under way what was forwarded before ends; all are awaited; then slots. One deadline for it all, and
-// no unmap spends its share waiting for its turn.
+// under way what was forwarded before ends; all are awaited; then slots. One deadline for it all,
+// and no unmap spends its share waiting for its turn.
 AddressSpace::ZapTimes AddressSpace::TakeAway(std::span<const Placed> placed) {
   const DmaDomain::Deadline deadline = Clock::now() + options_.zap_deadline;
   std::vector<Gpa> starts;
@@ -273,13 +328,12 @@ std::optional<Error> AddressSpace::AwaitOne(Unmap& unmap, DmaDomain::Deadline de
     case State::kEnded:
       End(unmap.domain, domain.domain->state());
       return std::nullopt;
-    case State::kUnrevoked: {
-      static RateLimit limit;
-      LogGuest(limit, "{} may still reach {}: it does not give it back and is not ours to stop",
-               domain.domain->name(), unmap.range);
+    case State::kUnrevoked:
+      Tell(server_limit_,
+           fmt::format("{} may still reach {}: it does not give it back and is not ours to stop",
+                       domain.domain->name(), unmap.range));
       peers_.Keep(unmap.domain, unmap.range.start, "the server did not give it back");
       return std::nullopt;
-    }
     case State::kDone:
       unmap.done += result.bytes;
       if (unmap.done == unmap.range.size) {
@@ -294,7 +348,7 @@ std::optional<Error> AddressSpace::AwaitOne(Unmap& unmap, DmaDomain::Deadline de
                              : Error::Of("{:#x} of {:#x} bytes", unmap.done, unmap.range.size);
   error = std::move(error).Within(
       fmt::format("{} does not unmap {}", domain.domain->name(), unmap.range));
-  LogWarning("{}", error.message());
+  Tell(error.message());
   return error;
 }
 
@@ -306,6 +360,7 @@ void AddressSpace::RemoveSlots(const Placed& placed) {
   for (size_t i = placed.pieces; i-- > 0;) {
     const Gpa start = placement.pieces[i].range.start;
     if (const auto slot = piece_slots_.find(start); slot != piece_slots_.end()) {
+      if (slot->second.trapped) --trapped_pieces_;
       RemoveSlot(slot->second);
       piece_slots_.erase(slot);
     }
@@ -320,13 +375,17 @@ void AddressSpace::RemoveSlot(Slot& slot) {
   slot.number.reset();
 }
 
-void AddressSpace::MustSucceed(const std::function<Result<>()>& removal) {
-  Result<> removed = removal();
-  for (unsigned i = 1; i < options_.tries && !removed; ++i) {
-    LogWarning("{}; trying again", removed.error().message());
-    removed = removal();
+Result<> AddressSpace::TryAgain(const std::function<Result<>()>& step) {
+  Result<> done = step();
+  for (unsigned i = 1; i < options_.tries && !done; ++i) {
+    Tell(done.error().message() + "; trying again");
+    done = step();
   }
-  if (!removed) Unsafe(removed.error());
+  return done;
+}
+
+void AddressSpace::MustSucceed(const std::function<Result<>()>& removal) {
+  if (const Result<> removed = TryAgain(removal); !removed) Unsafe(removed.error());
 }
 
 void AddressSpace::Unsafe(const Error& error) {
@@ -334,7 +393,8 @@ void AddressSpace::Unsafe(const Error& error) {
   options_.on_unsafe(error);
 }
 
-// --- Handles ---------------------------------------------------------------------------------------
+// --- Handles
+// ---------------------------------------------------------------------------------------
 
 AddressSpace::Mapping::Mapping(Mapping&& other) noexcept
     : space_(std::exchange(other.space_, nullptr)),

@@ -35,9 +35,10 @@ TEST(AddressSpace, G3ADomainThatRefusesRamDoesNotJoinAndKeepsNothing) {
   const auto joined = heart.space.AddDomain(heart.b);
   ASSERT_FALSE(joined);
   EXPECT_EQ(joined.error().message(), "B cannot map guest RAM 0x3000-0x3fff: injected");
-  EXPECT_EQ(heart.recorder.Take(),
-            (Events{"dma+ B 0x1000", "dma+ B 0x2000", "dma+ B 0x3000 refused", "dma- start B 0x1000",
-                    "dma- start B 0x2000", "dma- done B 0x1000", "dma- done B 0x2000"}));
+  EXPECT_EQ(
+      heart.recorder.Take(),
+      (Events{"dma+ B 0x1000", "dma+ B 0x2000", "dma+ B 0x3000 refused", "dma- start B 0x1000",
+              "dma- start B 0x2000", "dma- done B 0x1000", "dma- done B 0x2000"}));
   EXPECT_EQ(heart.Cells(), (Events{"A 0x1000 mapped mmap", "A 0x4000 mapped mmap"}));
   EXPECT_GT(heart.space.generation(), generation) << "who looked meanwhile saw cells of B";
   EXPECT_THAT(heart.a.Mapped(), SizeIs(4));
@@ -150,9 +151,10 @@ TEST(AddressSpace, G7ADomainThatEndsInTheMiddleOfAZapIsNotAskedAgain) {
     heart.a.ended_says_so = false;
     heart.Zap({&mapping});
     const Events events = heart.recorder.Take();
-    EXPECT_EQ(std::ranges::count_if(
-                  events, [](const std::string& event) { return event.starts_with("dma- start A"); }),
-              3);
+    EXPECT_EQ(
+        std::ranges::count_if(
+            events, [](const std::string& event) { return event.starts_with("dma- start A"); }),
+        3);
     EXPECT_THAT(heart.unsafe, IsEmpty());
     EXPECT_EQ(heart.Cells(), (Events{"B 0x9000 mapped mmap"}));
     EXPECT_THAT(heart.b.Mapped(), SizeIs(1));

@@ -4,14 +4,13 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/log.h"
 #include "memory/address_space.h"
 
 namespace crossbar {
 Result<AddressSpace::DomainHandle> AddressSpace::AddDomain(DmaDomain& domain) {
-  MutexLock lock(update_);
+  const Change change(*this);
   const DomainId id = next_id_++;
-  domains_.emplace(id, Domain{&domain});
+  domains_[id].domain = &domain;
   peers_.AddDomain(id, domain.name());
   const DmaDomain::Deadline deadline = std::chrono::steady_clock::now() + options_.map_deadline;
   for (const Piece* const piece : LivePieces()) {
@@ -46,17 +45,17 @@ void AddressSpace::Remove(DomainId id) {
 }
 
 void AddressSpace::Withdraw(DomainId id) {
-  MutexLock lock(update_);
+  const Change change(*this);
   Remove(id);
 }
 
 void AddressSpace::NoteEnd(DomainId id) {
-  MutexLock lock(update_);
+  const Change change(*this);
   End(id, domains_.at(id).domain->state());
 }
 
 void AddressSpace::NoteRevoked(DomainId id, GuestRange range) {
-  MutexLock lock(update_);
+  const Change change(*this);
   peers_.Revoked(id, range);
   Changed();
 }
@@ -69,9 +68,9 @@ void AddressSpace::End(DomainId id, DmaDomain::State state) {
   if (state == DmaDomain::State::kGone) {
     peers_.Forget(id);
   } else {
-    static RateLimit limit;
-    LogGuest(limit, "{} is lost and not ours to stop: it may still reach all that it had mapped",
-             domain.domain->name());
+    Tell(server_limit_,
+         fmt::format("{} is lost and not ours to stop: it may still reach all that it had mapped",
+                     domain.domain->name()));
     peers_.KeepAll(id, "the server is lost");
   }
   Changed();
@@ -83,7 +82,7 @@ P2pMatrix AddressSpace::Peers() const {
 }
 
 AddressSpace::Demotion AddressSpace::DemoteBars() {
-  MutexLock lock(update_);
+  const Change change(*this);
   ++demotions_;
   size_t demoted = 0;
   for (auto& [start, slot] : piece_slots_) {
@@ -96,20 +95,32 @@ AddressSpace::Demotion AddressSpace::DemoteBars() {
 }
 
 void AddressSpace::RestoreBars() {
-  MutexLock lock(update_);
+  const Change change(*this);
   CHECK(demotions_ > 0);
   if (--demotions_ != 0) return;
   for (auto& [start, slot] : piece_slots_) {
     if (slot.number) continue;
-    const Result<uint32_t> number =
-        slots_.Add(slot.range, slot.backing.host, !slot.backing.writable);
-    if (number) {
-      slot.number = *number;
-    } else {
-      LogWarning("a BAR stays trapped: {}", number.error().message());
+    const Result<> added = TryAgain([&]() -> Result<> {
+      slot.number = TRY(slots_.Add(slot.range, slot.backing.host, !slot.backing.writable));
+      return {};
+    });
+    if (slot.trapped == !added) continue;
+    slot.trapped = !added;
+    if (added) {
+      --trapped_pieces_;
+      continue;
     }
+    ++trapped_pieces_;
+    Tell(trap_limit_, fmt::format("the guest's accesses to {} trap from now on: {}", slot.range,
+                                  added.error().message()));
   }
   Changed();
+}
+
+AddressSpace::ClaimHold::ClaimHold(AddressSpace& space) : space_(&space) { space.HoldClaims(); }
+
+AddressSpace::ClaimHold::~ClaimHold() {
+  if (space_ != nullptr) space_->ReleaseClaims();
 }
 
 AddressSpace::Demotion::~Demotion() {

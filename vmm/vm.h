@@ -44,11 +44,13 @@ class Vm {
   const std::vector<std::unique_ptr<Vcpu>>& vcpus() const { return vcpus_; }
   const LoadedGuest& loaded() const { return loaded_; }
   BootMarker& boot_marker() { return devices_->boot_marker(); }
+  const AddressSpace& address_space() const { return address_space_; }
   unsigned reboots() const { return reboots_; }
 
   // For what is placed in the machine from outside (tests): before Run, or with its own locking.
   AddressSpace& address_space() { return address_space_; }
   TrapBus& mmio() { return mmio_; }
+  PciRoot& pci() { return devices_->pci(); }
 
  private:
   struct Parts;
@@ -62,6 +64,7 @@ class Vm {
   Result<> LoadAndEnter(bool fresh);
   Result<> WatchSignals();
   Result<> HandleSignal();
+  void CutPeersIfUnsafe();
   Result<> Reboot();
   void StartVcpus();
   void StopVcpus();

@@ -341,7 +341,13 @@ void Model::ReadUnmaps(const std::vector<Unmap>& unmaps, size_t stuck_pins, Curs
         ++given_up;
         break;
     }
-    if (item.settled && !domain.ended()) domain.mapped.erase(item.unmap.range.start);
+    if (item.settled && !item.given_up && !domain.ended())
+      domain.mapped.erase(item.unmap.range.start);
+  }
+  // A mapping that could not be taken away stands until nobody tries any more: if its domain is lost
+  // meanwhile, it is among what that keeps.
+  for (const Item& item : items) {
+    if (item.given_up) FindDomain(item.unmap.domain->number())->mapped.erase(item.unmap.range.start);
   }
   if (given_up != 0 && unsafe == 0)
     Differ("an unmap failed for good, and on_unsafe was not called (G5)");
