@@ -1,8 +1,8 @@
 // PieceTable: the ordered table of live guest-physical pieces, for lookups both ways and pins.
 // AddressSpace's book; it calls nobody.
 //
-// Any thread looks up; only AddressSpace changes it, under its own lock. The table's lock is held for
-// one search at a time, never over a walk or a system call, so that a lookup waits for nobody.
+// Any thread looks up; only AddressSpace changes it, under its own lock. The table's lock is held
+// for one search at a time, never over a walk or a system call, so that a lookup waits for nobody.
 #pragma once
 
 #include <chrono>
@@ -27,13 +27,14 @@ class PieceTable {
     Backing backing;   // at the address asked for
   };
 
-  // While this lives, the memory behind the piece it was taken from may be touched, for somebody else
-  // (forwarded DMA): its zap waits before the ack. A pin that outlasts the zap's deadline stops the VM
-  // (G5). So whoever holds one bounds its wait, for a server or whatever else, well below
-  // AddressSpace::Options::zap_deadline. It ends before the AddressSpace does.
+  // While this lives, the memory behind the piece it was taken from may be touched, for somebody
+  // else (forwarded DMA): its zap waits before the ack. A pin that outlasts the zap's deadline
+  // stops the VM (G5). So whoever holds one bounds its wait, for a server or whatever else, well
+  // below AddressSpace::Options::zap_deadline. It ends before the AddressSpace does.
   class Pin {
    public:
-    Pin(Pin&& other) noexcept : table_(std::exchange(other.table_, nullptr)), place_(other.place_) {}
+    Pin(Pin&& other) noexcept
+        : table_(std::exchange(other.table_, nullptr)), place_(other.place_) {}
     Pin& operator=(Pin&&) = delete;
     ~Pin();
     const Place& place() const { return place_; }
@@ -55,8 +56,8 @@ class PieceTable {
   std::optional<GuestRange> FindOverlap(GuestRange range) const EXCLUDES(mutex_);
 
   void Insert(GuestRange range, const Backing& backing) EXCLUDES(mutex_);
-  // A piece that is pinned even now stays in everyone's way until its last pin goes; that is all that
-  // is left of it.
+  // A piece that is pinned even now stays in everyone's way until its last pin goes; that is all
+  // that is left of it.
   void Erase(Gpa start) EXCLUDES(mutex_);
   // From now on the pieces that start at `starts` are found by nobody and take no more pins.
   void Close(std::span<const Gpa> starts) EXCLUDES(mutex_);

@@ -1,9 +1,10 @@
-// RecordingDomain: a DmaDomain as strict as its contract. Writes "dma+ A 0x1000", "dma- start A 0x1000"
-// and "dma- done A 0x1000" into a Recorder; where it does not do as asked, "dma+ A 0x1000 refused" and
-// "dma- failed", "dma- short", "dma- gone", "dma- lost" or "dma- unrevoked" in place of "dma- done".
+// RecordingDomain: a DmaDomain as strict as its contract. Writes "dma+ A 0x1000", "dma- start A
+// 0x1000" and "dma- done A 0x1000" into a Recorder; where it does not do as asked, "dma+ A 0x1000
+// refused" and "dma- failed", "dma- short", "dma- gone", "dma- lost" or "dma- unrevoked" in place
+// of "dma- done".
 //
-// It fails the test where it is called wrongly: an unmap of what is not mapped, a ticket awaited twice
-// or never, a call after it said that it has ended, two calls at a time.
+// It fails the test where it is called wrongly: an unmap of what is not mapped, a ticket awaited
+// twice or never, a call after it said that it has ended, two calls at a time.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -34,7 +35,8 @@ class RecordingDomain : public DmaDomain {
       : recorder_(recorder), name_(std::move(name)) {}
   ~RecordingDomain() override {
     EXPECT_TRUE(tickets_.empty()) << name_ << ": " << tickets_.size() << " tickets never awaited";
-    EXPECT_TRUE(state_ != State::kServing || mapped_.empty()) << name_ << ": " << mapped_.size() << " ranges left";
+    EXPECT_TRUE(state_ != State::kServing || mapped_.empty())
+        << name_ << ": " << mapped_.size() << " ranges left";
   }
 
   // --- How it behaves. To be set while no call is under way.
@@ -42,8 +44,8 @@ class RecordingDomain : public DmaDomain {
   std::string how = "mmap";
   // Why it refuses a backing; "" to map it.
   std::function<std::string(GuestRange, const Backing&)> refuse;
-  // How an unmap ends that was not answered by its deadline, and what becomes of the domain where a map
-  // was not.
+  // How an unmap ends that was not answered by its deadline, and what becomes of the domain where a
+  // map was not.
   Answer late = Answer::kFailed;
   // How long after StartUnmap an unmap is answered.
   std::chrono::milliseconds reply_time{0};
