@@ -1,8 +1,8 @@
 // Failpoints: makes the n-th system call of a name fail, or wait, on purpose.
 //
 // Every system call that can fail passes base/sys.h and asks here under its own name (for an ioctl
-// that is the request, "KVM_SET_USER_MEMORY_REGION"). While nothing is armed the cost is one relaxed
-// load of a bool. Process-wide; any thread; armed by tests and by --failpoint.
+// that is the request, "KVM_SET_USER_MEMORY_REGION"). While nothing is armed the cost is one
+// relaxed load of a bool. Process-wide; any thread; armed by tests and by --failpoint.
 #pragma once
 
 #include <atomic>
@@ -34,9 +34,9 @@ inline int HitIoctl(std::string_view name) {
 }
 
 // Arms one rule, "NAME[#N]=ACTION": from the N-th call on (default: every call), ACTION is an errno
-// name or number (EIO, 5), "ERRNO*COUNT" to fail COUNT calls only, or "delay(MICROSECONDS)". NAME may be "*".
-// "NAME#3=EIO*1" fails exactly the third call. "skip" leaves an ioctl out and calls it a success: what a
-// forgotten step would do, for tests that must notice it.
+// name or number (EIO, 5), "ERRNO*COUNT" to fail COUNT calls only, or "delay(MICROSECONDS)". NAME
+// may be "*". "NAME#3=EIO*1" fails exactly the third call. "skip" leaves an ioctl out and calls it a
+// success: what a forgotten step would do, for tests that must notice it.
 Result<> Arm(std::string_view rule);
 
 // Counts calls by name without failing any, for sweeps that then fail each one in turn.

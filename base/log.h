@@ -39,7 +39,8 @@ class RateLimit {
  public:
   static constexpr unsigned kBurst = 5;
 
-  // Whether to log now; `dropped` becomes the number of lines withheld since the last one let through.
+  // Whether to log now; `dropped` becomes the number of lines withheld since the last one let
+  // through.
   bool Allow(uint64_t* dropped);
 
  private:
@@ -54,13 +55,21 @@ void Log(LogLevel level, fmt::format_string<Args...> format, Args&&... args) {
     log::WriteLine(level, fmt::format(format, std::forward<Args>(args)...));
 }
 template <typename... Args>
-void LogError(fmt::format_string<Args...> f, Args&&... a) { Log(LogLevel::kError, f, std::forward<Args>(a)...); }
+void LogError(fmt::format_string<Args...> f, Args&&... a) {
+  Log(LogLevel::kError, f, std::forward<Args>(a)...);
+}
 template <typename... Args>
-void LogWarning(fmt::format_string<Args...> f, Args&&... a) { Log(LogLevel::kWarning, f, std::forward<Args>(a)...); }
+void LogWarning(fmt::format_string<Args...> f, Args&&... a) {
+  Log(LogLevel::kWarning, f, std::forward<Args>(a)...);
+}
 template <typename... Args>
-void LogInfo(fmt::format_string<Args...> f, Args&&... a) { Log(LogLevel::kInfo, f, std::forward<Args>(a)...); }
+void LogInfo(fmt::format_string<Args...> f, Args&&... a) {
+  Log(LogLevel::kInfo, f, std::forward<Args>(a)...);
+}
 template <typename... Args>
-void LogDebug(fmt::format_string<Args...> f, Args&&... a) { Log(LogLevel::kDebug, f, std::forward<Args>(a)...); }
+void LogDebug(fmt::format_string<Args...> f, Args&&... a) {
+  Log(LogLevel::kDebug, f, std::forward<Args>(a)...);
+}
 
 // What a guest did, at warning level, within `limit`.
 template <typename... Args>

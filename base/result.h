@@ -59,7 +59,8 @@ std::unexpected<Error> Fail(fmt::format_string<Args...> format, Args&&... args) 
   return std::unexpected(Error::Of(format, std::forward<Args>(args)...));
 }
 
-// Adds context to the error of `result`; `doing` is a callable that returns the text, run only then.
+// Adds context to the error of `result`; `doing` is a callable that returns the text, run only
+// then.
 template <typename T, typename Doing>
 Result<T> Within(Result<T> result, Doing&& doing) {
   if (result) return result;

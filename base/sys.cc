@@ -299,7 +299,8 @@ Result<> EpollControl(int epoll, int operation, int fd, uint32_t events, uint64_
 }
 
 int EpollWait(int epoll, std::span<::epoll_event> events, int timeout_ms) {
-  const int result = ::epoll_wait(epoll, events.data(), static_cast<int>(events.size()), timeout_ms);
+  const int result =
+      ::epoll_wait(epoll, events.data(), static_cast<int>(events.size()), timeout_ms);
   return result >= 0 ? result : -errno;
 }
 

@@ -1,17 +1,19 @@
 // Heart: what AddressSpace itself costs, over a memslot table and DMA domains that cost nothing.
 //
 // Map, zap and lookup by number of live ranges, map, zap and replay by number of domains too.
-// Counters give the exact calls of each operation: slot_calls, and domain_calls (maps, or unmaps
-// started).
+// Counters give the exact calls of each operation: slot_calls, event_calls (ioeventfds), domain_calls
+// (maps, or unmaps started) and awaits.
 //
 // Gates: the calls of each operation are those of its own pieces, whatever else is placed; the time
 // of a zap does not grow with other ranges, and that of a lookup at most logarithmically. The
 // bounds on time leave room for cache misses; a walk over all ranges would be at 100 (lookup) or
-// more (zap).
+// more (zap). Lookups are gated by number of domains too, on which they do not depend.
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "base/check.h"
@@ -34,11 +36,14 @@ constexpr int kRepetitions = 9;
 constexpr int64_t kTouched = 50;
 // 10 000 ranges beside 100 (lookup: the logarithm doubles) or beside 1 (zap: independent).
 constexpr double kLookupGrowth = 4;
-constexpr double kZapGrowth = 8;
+constexpr double kZapGrowth = 2;
+constexpr double kLookupGrowthByDomains = 1.5;  // 64 beside 1
 
 struct Calls {
   uint64_t slots = 0;
+  uint64_t events = 0;
   uint64_t domains = 0;
+  uint64_t awaits = 0;
 };
 
 class CountingSlots : public MemslotTable {
@@ -52,8 +57,14 @@ class CountingSlots : public MemslotTable {
     ++calls_.slots;
     return {};
   }
-  Result<> AddIoEvent(const IoEvent&) override { return {}; }
-  Result<> RemoveIoEvent(const IoEvent&) override { return {}; }
+  Result<> AddIoEvent(const IoEvent&) override {
+    ++calls_.events;
+    return {};
+  }
+  Result<> RemoveIoEvent(const IoEvent&) override {
+    ++calls_.events;
+    return {};
+  }
   std::vector<Memslot> Slots() const override { return {}; }
 
  private:
@@ -65,16 +76,17 @@ class CountingDomain : public DmaDomain {
  public:
   explicit CountingDomain(Calls& calls) : calls_(calls) {}
   std::string name() const override { return "counting"; }
-  Result<std::string> Map(GuestRange, const Backing&) override {
+  Result<std::string> Map(GuestRange, const Backing&, Deadline) override {
     ++calls_.domains;
     return "counted";
   }
-  bool alive() const override { return true; }
+  State state() const override { return State::kServing; }
   UnmapTicket StartUnmap(GuestRange range) override {
     ++calls_.domains;
     return range.size;
   }
   Unmapped AwaitUnmap(UnmapTicket ticket, Deadline) override {
+    ++calls_.awaits;
     return {Unmapped::State::kDone, ticket, {}};
   }
 
@@ -97,8 +109,13 @@ class World {
     return ranges_ == ranges && domain_count_ == domains;
   }
   int64_t AnyIndex() { return std::uniform_int_distribution<int64_t>(0, ranges_ - 1)(random_); }
-  // A placement in the room behind one of the live ranges.
-  AddressSpace::Placement Free() { return At(AnyIndex(), kSize); }
+  // A placement in the room behind one of the live ranges, with an ioeventfd: always the same, so that
+  // the path to it stays in the cache.
+  AddressSpace::Placement Free() {
+    AddressSpace::Placement placement = At(ranges_ / 2, kSize);
+    placement.events.push_back({placement.pieces[0].range.start, 4, {}, -1});
+    return placement;
+  }
   // Within one of `touched` of the live ranges, which are spread over all of them.
   uint64_t OffsetIn(int64_t touched) {
     const int64_t every = ranges_ / touched;
@@ -146,14 +163,18 @@ void Time(benchmark::State& state, World& world, Calls& calls, Work&& work) {
   const auto end = std::chrono::steady_clock::now();
   state.SetIterationTime(std::chrono::duration<double>(end - start).count());
   calls.slots += world.calls.slots - before.slots;
+  calls.events += world.calls.events - before.events;
   calls.domains += world.calls.domains - before.domains;
+  calls.awaits += world.calls.awaits - before.awaits;
 }
 
 void Count(benchmark::State& state, const Calls& calls) {
   using benchmark::Counter;
-  state.counters["slot_calls"] = Counter(static_cast<double>(calls.slots), Counter::kAvgIterations);
-  state.counters["domain_calls"] =
-      Counter(static_cast<double>(calls.domains), Counter::kAvgIterations);
+  for (const auto& [name, count] :
+       {std::pair("slot_calls", calls.slots), std::pair("event_calls", calls.events),
+        std::pair("domain_calls", calls.domains), std::pair("awaits", calls.awaits)}) {
+    state.counters[name] = Counter(static_cast<double>(count), Counter::kAvgIterations);
+  }
 }
 
 void Map(benchmark::State& state) {
@@ -192,7 +213,7 @@ void Replay(benchmark::State& state) {
 
 template <typename Address>
 void Lookup(benchmark::State& state) {
-  World& world = WorldFor(state.range(0), 1);
+  World& world = WorldFor(state.range(0), state.range(2));
   std::vector<Address> addresses(4096);
   for (Address& address : addresses) {
     if constexpr (std::is_same_v<Address, Gpa>) {
@@ -213,21 +234,25 @@ int64_t Iterations(std::string_view operation, int64_t ranges) {
   return operation == "replay" ? std::max<int64_t>(1, 1000 / ranges) : 200;
 }
 
-void RegisterAll() {
-  for (const int64_t ranges : kRanges) {
-    for (const auto& [name, function] :
-         {std::pair("lookup_gpa", &Lookup<Gpa>), std::pair("lookup_hva", &Lookup<Hva>)}) {
-      for (const int64_t touched : {std::min(ranges, kTouched), ranges}) {
-        benchmark::RegisterBenchmark(name, function)
-            ->ArgNames({"ranges", "touched"})
-            ->Args({ranges, touched})
-            ->Apply(UseLeast)
-            ->Iterations(20000)
-            ->Repetitions(kRepetitions)
-            ->ReportAggregatesOnly();
-        if (touched == ranges) break;
-      }
+void RegisterLookups(int64_t ranges, int64_t domains) {
+  for (const auto& [name, function] :
+       {std::pair("lookup_gpa", &Lookup<Gpa>), std::pair("lookup_hva", &Lookup<Hva>)}) {
+    for (const int64_t touched : {std::min(ranges, kTouched), ranges}) {
+      benchmark::RegisterBenchmark(name, function)
+          ->ArgNames({"ranges", "touched", "domains"})
+          ->Args({ranges, touched, domains})
+          ->Apply(UseLeast)
+          ->Iterations(20000)
+          ->Repetitions(kRepetitions)
+          ->ReportAggregatesOnly();
+      if (touched == ranges) break;
     }
+  }
+}
+
+void RegisterAll() {
+  for (const int64_t domains : kDomains) {
+    for (const int64_t ranges : kRanges) RegisterLookups(ranges, domains);
   }
   for (const int64_t domains : kDomains) {
     for (const int64_t ranges : kRanges) {
@@ -248,9 +273,9 @@ void RegisterAll() {
 }
 
 // As Google Benchmark names its runs.
-std::string LookupName(const std::string& operation, int64_t ranges) {
-  return fmt::format("{}/ranges:{}/touched:{}/iterations:20000/repeats:{}", operation, ranges,
-                     kTouched, kRepetitions);
+std::string LookupName(const std::string& operation, int64_t ranges, int64_t domains) {
+  return fmt::format("{}/ranges:{}/touched:{}/domains:{}/iterations:20000/repeats:{}", operation,
+                     ranges, kTouched, domains, kRepetitions);
 }
 std::string ChangeName(const std::string& operation, int64_t ranges, int64_t domains) {
   return fmt::format("{}/ranges:{}/domains:{}/iterations:{}/repeats:{}/manual_time", operation,
@@ -266,15 +291,21 @@ void JudgeCalls(const Results& results, const std::string& operation, Gates& gat
       const auto run = results.Find(ChangeName(operation, ranges, domains));
       if (!run) continue;
       const bool replay = operation == "replay";
-      const double slot_calls = run->counters.at("slot_calls");
-      const double domain_calls = run->counters.at("domain_calls");
+      const std::map<std::string, double> expected = {
+          {"slot_calls", replay ? 0 : 1},
+          {"event_calls", replay ? 0 : 1},
+          {"domain_calls", static_cast<double>(replay ? ranges : domains)},
+          {"awaits", operation == "zap" ? static_cast<double>(domains) : 0}};
       ++worlds;
-      if (slot_calls == (replay ? 0 : 1) &&
-          domain_calls == static_cast<double>(replay ? ranges : domains))
-        continue;
-      ++wrong;
-      gates.Show(fmt::format("{} with {} ranges in {} domains: {} slot calls, {} domain calls",
-                             operation, ranges, domains, slot_calls, domain_calls));
+      bool as_expected = true;
+      for (const auto& [name, calls] : expected) {
+        const double counted = run->counters.at(name);
+        if (counted == calls) continue;
+        as_expected = false;
+        gates.Show(fmt::format("{} with {} ranges in {} domains: {} {}, not {}", operation, ranges,
+                               domains, counted, name, calls));
+      }
+      if (!as_expected) ++wrong;
     }
   }
   if (worlds != 0)
@@ -293,8 +324,14 @@ void JudgeGrowth(const Results& results, const std::string& what, const std::str
 void Judge(const Results& results, Gates& gates) {
   for (const char* operation : {"map", "zap", "replay"}) JudgeCalls(results, operation, gates);
   for (const std::string operation : {"lookup_gpa", "lookup_hva"}) {
-    JudgeGrowth(results, operation + ", 10000 ranges / 100", LookupName(operation, 10000),
-                LookupName(operation, 100), kLookupGrowth, gates);
+    for (const int64_t domains : kDomains) {
+      JudgeGrowth(results, fmt::format("{} in {} domains, 10000 ranges / 100", operation, domains),
+                  LookupName(operation, 10000, domains), LookupName(operation, 100, domains),
+                  kLookupGrowth, gates);
+    }
+    JudgeGrowth(results, operation + " of 10000 ranges, 64 domains / 1",
+                LookupName(operation, 10000, 64), LookupName(operation, 10000, 1),
+                kLookupGrowthByDomains, gates);
   }
   for (const int64_t domains : kDomains) {
     JudgeGrowth(results, fmt::format("zap in {} domains, 10000 ranges / 1", domains),

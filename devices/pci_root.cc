@@ -32,6 +32,13 @@ uint32_t WithMultifunction(uint32_t value, uint16_t offset, unsigned size, bool 
   return multifunction ? value | bit : value & ~bit;
 }
 
+void ClearCommand(const std::vector<std::shared_ptr<PciFunction>>& functions, uint32_t bits) {
+  for (const auto& function : functions) {
+    const uint32_t command = function->ReadConfig(PCI_COMMAND, 2);
+    if ((command & bits) != 0) function->WriteConfig(PCI_COMMAND, 2, command & ~bits);
+  }
+}
+
 }  // namespace
 
 PciBus::PciBus() : table_(std::make_shared<const Table>()) {}
@@ -120,16 +127,12 @@ void PciRoot::Write(PciAddress address, uint16_t offset, unsigned size, uint32_t
 // that peer's DMA at addresses where it no longer answers.
 void PciRoot::Reset() {
   const std::vector<std::shared_ptr<PciFunction>> functions = root_bus_.Functions();
-  const auto clear = [&](uint32_t bits) {
-    for (const auto& function : functions) {
-      const uint32_t command = function->ReadConfig(PCI_COMMAND, 2);
-      if ((command & bits) != 0) function->WriteConfig(PCI_COMMAND, 2, command & ~bits);
-    }
-  };
-  clear(PCI_COMMAND_MASTER);
-  clear(PCI_COMMAND_MEMORY | PCI_COMMAND_IO);
+  ClearCommand(functions, PCI_COMMAND_MASTER);
+  ClearCommand(functions, PCI_COMMAND_MEMORY | PCI_COMMAND_IO);
   for (const auto& function : functions) function->Reset();
 }
+
+void PciRoot::StopBusMastering() { ClearCommand(root_bus_.Functions(), PCI_COMMAND_MASTER); }
 
 HostBridge::HostBridge() {
   config_.Set<uint16_t>(PCI_VENDOR_ID, kVendorId);

@@ -73,6 +73,9 @@ class PciRoot {
   // then each is reset. No vCPU runs meanwhile.
   void Reset();
 
+  // No function masters the bus any more (G5, G8). Vcpus may run; then one may switch it on again.
+  void StopBusMastering();
+
  private:
   PciBus::Target Find(PciAddress address) const;
 

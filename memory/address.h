@@ -20,8 +20,12 @@ inline constexpr uint64_t kGiB = 1ull << 30;
 inline constexpr uint64_t k4GiB = 4 * kGiB;
 
 // `alignment` is a power of two.
-constexpr bool IsAligned(uint64_t value, uint64_t alignment) { return (value & (alignment - 1)) == 0; }
-constexpr uint64_t AlignDown(uint64_t value, uint64_t alignment) { return value & ~(alignment - 1); }
+constexpr bool IsAligned(uint64_t value, uint64_t alignment) {
+  return (value & (alignment - 1)) == 0;
+}
+constexpr uint64_t AlignDown(uint64_t value, uint64_t alignment) {
+  return value & ~(alignment - 1);
+}
 // Wraps to 0 where the next boundary is 2^64.
 constexpr uint64_t AlignUp(uint64_t value, uint64_t alignment) {
   return AlignDown(value + alignment - 1, alignment);
@@ -73,7 +77,8 @@ struct GuestRange {
   constexpr Gpa last() const { return start + (size - 1); }
   constexpr bool Contains(Gpa address) const { return address >= start && address - start < size; }
   constexpr bool Contains(const GuestRange& other) const {
-    return other.empty() ? false : Contains(other.start) && other.size <= size - (other.start - start);
+    return other.empty() ? false
+                         : Contains(other.start) && other.size <= size - (other.start - start);
   }
   constexpr bool Overlaps(const GuestRange& other) const {
     if (empty() || other.empty()) return false;

@@ -1,6 +1,5 @@
 #include "memory/address_space.h"
 
-#include <algorithm>
 #include <cerrno>
 #include <ranges>
 #include <utility>
@@ -11,19 +10,11 @@
 namespace crossbar {
 namespace {
 
-using CellState = P2pMatrix::Cell::State;
+using Clock = std::chrono::steady_clock;
 
-std::vector<Gpa> Starts(std::span<const AddressSpace::Piece> pieces) {
-  std::vector<Gpa> starts;
-  for (const AddressSpace::Piece& piece : pieces) starts.push_back(piece.range.start);
-  return starts;
-}
-
+// Our own callers' business, unlike the ranges.
 void CheckWellFormed(const AddressSpace::Placement& placement) {
   for (const AddressSpace::Piece& piece : placement.pieces) {
-    CHECK(!piece.range.empty() && IsAligned(piece.range.start.value() | piece.range.size, kPageSize),
-          "{}", piece.range);
-    CHECK(piece.range.start <= piece.range.last(), "{} wraps", piece.range);
     CHECK(IsAligned(piece.backing.host.value(), kPageSize));
     for (const AddressSpace::Piece& other : placement.pieces)
       CHECK(&piece == &other || !piece.range.Overlaps(other.range), "{}", piece.range);
@@ -43,9 +34,30 @@ AddressSpace::~AddressSpace() {
   MutexLock lock(update_);
   CHECK(records_.empty(), "{} mappings outlive the address space", records_.size());
   CHECK(domains_.empty(), "{} domains outlive the address space", domains_.size());
+  CHECK(demotions_ == 0, "{} demotions outlive the address space", demotions_);
+  CHECK(claim_holds_ == 0, "{} holds of claims outlive the address space", claim_holds_);
+  CHECK(table_.size() == 0, "pins on {} pieces outlive the address space", table_.size());
 }
 
-// --- Map: slots, then DMA (G1) ---------------------------------------------------------------------
+AddressSpace::Change::Change(AddressSpace& space) NO_THREAD_SAFETY_ANALYSIS : space_(space) {
+  space_.update_.Lock();
+}
+
+AddressSpace::Change::~Change() NO_THREAD_SAFETY_ANALYSIS {
+  const std::vector<std::string> lines = std::exchange(space_.lines_, {});
+  space_.update_.Unlock();
+  for (const std::string& line : lines) LogWarning("{}", line);
+}
+
+void AddressSpace::Tell(RateLimit& limit, std::string line) {
+  uint64_t dropped = 0;
+  if (!limit.Allow(&dropped)) return;
+  if (dropped != 0) line += fmt::format(" ({} like it not shown)", dropped);
+  Tell(std::move(line));
+}
+
+// --- Map: slots, then DMA (G1)
+// ---------------------------------------------------------------------
 
 Result<AddressSpace::Mapping> AddressSpace::Map(Placement placement) {
   return Place(std::move(placement), /*may_claim=*/false);
@@ -56,8 +68,9 @@ Result<AddressSpace::Mapping> AddressSpace::MapOrClaim(Placement placement) {
 }
 
 Result<AddressSpace::Mapping> AddressSpace::Place(Placement placement, bool may_claim) {
+  TRY(CheckRanges(placement));
   CheckWellFormed(placement);
-  MutexLock lock(update_);
+  const Change change(*this);
   const Result<> free = CheckFree(placement);
   if (!free && !may_claim) return std::unexpected(free.error());
   const uint64_t id = next_id_++;
@@ -75,6 +88,18 @@ Result<AddressSpace::Mapping> AddressSpace::Place(Placement placement, bool may_
   mapping.record_ = id;
   mapping.live_ = record.live;
   return mapping;
+}
+
+Result<> AddressSpace::CheckRanges(const Placement& placement) {
+  for (const auto& [range, backing] : placement.pieces) {
+    if (range.empty() || !IsAligned(range.start.value() | range.size, kPageSize))
+      return std::unexpected(Error(EINVAL, fmt::format("guest range {} is no whole pages", range)));
+    if (!GuestRange::Checked(range.start.value(), range.size)) {
+      return std::unexpected(Error(EINVAL, fmt::format("guest range of {:#x} bytes at {} wraps",
+                                                       range.size, range.start)));
+    }
+  }
+  return {};
 }
 
 Result<> AddressSpace::CheckFree(const Placement& placement) const {
@@ -120,48 +145,62 @@ Result<> AddressSpace::PlaceSlots(Placed& placed) {
 
 Result<> AddressSpace::MapDma(const Placement& placement) {
   for (const auto& [id, domain] : domains_) {
+    // Each has its own time: one that is slow takes none from the next.
+    const DmaDomain::Deadline deadline = Clock::now() + options_.map_deadline;
     for (const Piece& piece : placement.pieces) {
-      if (domain.dead) break;
-      const Result<> mapped = MapPiece(id, piece);
-      if (!mapped && !domains_.at(id).dead) return mapped;
+      if (!domain.serves()) break;
+      const Result<> mapped = MapPiece(id, piece, deadline);
+      if (!mapped && domain.serves()) return mapped;
     }
   }
   return {};
 }
 
 // G6: RAM or an error, a BAR or a cell that says why not.
-Result<> AddressSpace::MapPiece(DomainId id, const Piece& piece) {
-  Domain& domain = domains_.at(id);
-  const auto now = std::chrono::steady_clock::now();
-  const bool bar = piece.backing.kind == Backing::Kind::kBar;
-  if (bar && !piece.backing.peers_may_map) {
-    table_.SetCell(piece.range.start, id, {CellState::kRefused, "p2p=off", now});
+Result<> AddressSpace::MapPiece(DomainId id, const Piece& piece, DmaDomain::Deadline deadline) {
+  DmaDomain& domain = *domains_.at(id).domain;
+  const auto& [range, backing] = piece;
+  const bool bar = backing.kind == Backing::Kind::kBar;
+  if (bar && !backing.peers_may_map) {
+    peers_.SetRefused(id, range, backing, "p2p=off");
     return {};
   }
-  Result<std::string> how = domain.domain->Map(piece.range, piece.backing);
+  Result<std::string> how = domain.Map(range, backing, deadline);
   if (how) {
-    table_.SetCell(piece.range.start, id, {CellState::kMapped, *std::move(how), now});
+    peers_.SetMapped(id, range, backing, *how);
     return {};
   }
-  const std::string reason = how.error().message();
-  if (!domain.domain->alive()) {
-    Bury(id);
+  if (const DmaDomain::State state = domain.state(); state != DmaDomain::State::kServing) {
+    // Nobody knows how far it came with this one, so it counts as mapped.
+    peers_.SetMapped(id, range, backing, "");
+    End(id, state);
     return std::unexpected(std::move(how).error());
   }
   if (!bar) {
     return std::unexpected(std::move(how).error().Within(
-        fmt::format("{} cannot map guest RAM {}", domain.domain->name(), piece.range)));
+        fmt::format("{} cannot map guest RAM {}", domain.name(), range)));
   }
-  static RateLimit limit;  // a guest may place its BARs as often as it likes
-  LogGuest(limit, "{} cannot reach {} BAR {} at {}: {}; peer-to-peer DMA from it to there will fault",
-           domain.domain->name(),
-           piece.backing.owner != nullptr ? piece.backing.owner->bar_owner_name() : "a",
-           piece.backing.bar, piece.range, reason);
-  table_.SetCell(piece.range.start, id, {CellState::kRefused, reason, now});
+  TellRefusal(domains_.at(id), piece, how.error().message());
+  peers_.SetRefused(id, range, backing, how.error().message());
   return {};
 }
 
+void AddressSpace::TellRefusal(Domain& domain, const Piece& piece, const std::string& reason) {
+  const Backing& backing = piece.backing;
+  const std::string target = backing.owner != nullptr ? backing.owner->bar_owner_name() : "a";
+  std::string line = fmt::format(
+      "{} cannot reach {} BAR {} at {}: {}; peer-to-peer DMA from it to there will fault",
+      domain.domain->name(), target, backing.bar, piece.range, reason);
+  if (domain.told.emplace(target, backing.bar).second) {
+    Tell(std::move(line));
+  } else {
+    Tell(domain.again, std::move(line));
+  }
+}
+
+// Before the zap that made room is acknowledged (decisions/006).
 void AddressSpace::PlaceClaims() {
+  if (claim_holds_ != 0) return;
   for (auto it = claims_.begin(); it != claims_.end();) {
     const Record& record = records_.at(*it);
     if (CheckFree(record.placement)) {
@@ -170,17 +209,29 @@ void AddressSpace::PlaceClaims() {
         it = claims_.erase(it);
         continue;
       }
-      static RateLimit limit;
-      LogGuest(limit, "a BAR stays trapped: {}", placed.error().message());
+      Tell(trap_limit_, fmt::format("a BAR stays trapped: {}", placed.error().message()));
     }
     ++it;
   }
 }
 
-// --- Zap: DMA, then slots (G2) ---------------------------------------------------------------------
+void AddressSpace::HoldClaims() {
+  MutexLock lock(update_);
+  ++claim_holds_;
+}
+
+void AddressSpace::ReleaseClaims() {
+  const Change change(*this);
+  CHECK(claim_holds_ > 0);
+  --claim_holds_;
+  PlaceClaims();
+}
+
+// --- Zap: DMA, then slots (G2)
+// ---------------------------------------------------------------------
 
 AddressSpace::ZapTimes AddressSpace::Zap(std::span<Mapping* const> mappings) {
-  MutexLock lock(update_);
+  const Change change(*this);
   std::vector<Placed> placed;
   std::vector<uint64_t> ids;
   for (Mapping* const mapping : mappings) {
@@ -200,80 +251,104 @@ AddressSpace::ZapTimes AddressSpace::Zap(std::span<Mapping* const> mappings) {
   return times;
 }
 
-// G2, the one place. Step 0: nobody starts anything new on the pieces, and what is under way ends.
+// G2, the one place. Nobody starts anything new on the pieces; all unmaps start, and while they are
+// under way what was forwarded before ends; all are awaited; then slots. One deadline for it all,
+// and no unmap spends its share waiting for its turn.
 AddressSpace::ZapTimes AddressSpace::TakeAway(std::span<const Placed> placed) {
-  const DmaDomain::Deadline deadline = ZapDeadline();
+  const DmaDomain::Deadline deadline = Clock::now() + options_.zap_deadline;
+  std::vector<Gpa> starts;
   std::vector<Unmap> unmaps;
   for (const Placed& one : placed) {
-    const std::span pieces = std::span(one.placement->pieces).first(one.pieces);
-    const std::vector<Gpa> starts = Starts(pieces);
-    table_.Close(starts);
+    for (const Piece& piece : std::span(one.placement->pieces).first(one.pieces))
+      starts.push_back(piece.range.start);
     for (const auto& [id, domain] : domains_) {
-      for (const Piece& piece : pieces) {
-        if (table_.IsMapped(piece.range.start, id)) unmaps.push_back({id, piece.range});
+      for (const Piece& piece : std::span(one.placement->pieces).first(one.pieces)) {
+        if (peers_.IsMapped(id, piece.range.start)) unmaps.push_back({id, piece.range});
       }
     }
   }
-  for (const Placed& one : placed) {
-    if (!table_.WaitUnpinned(Starts(std::span(one.placement->pieces).first(one.pieces)), deadline))
-      Unsafe(Error::Of("forwarded DMA does not end"));
-  }
+  table_.Close(starts);
+  if (!placed.empty()) Changed();
+  unmaps = StartUnmaps(std::move(unmaps));
+  if (!table_.WaitUnpinned(starts, deadline)) Unsafe(Error::Of("forwarded DMA does not end"));
+  FinishUnmaps(std::move(unmaps), deadline);
   ZapTimes times;
-  UnmapDma(std::move(unmaps), deadline);
-  times.dma_out = std::chrono::steady_clock::now();
+  times.dma_out = Clock::now();
   for (const Placed& one : placed | std::views::reverse) RemoveSlots(one);
-  times.slots_out = std::chrono::steady_clock::now();
+  times.slots_out = Clock::now();
   if (!placed.empty()) Changed();
   return times;
 }
 
-// G5: an unmap must succeed with the size that was mapped; else it is tried again, and then the VM
-// must stop rather than run on with a peer that can hit a dead BAR.
-void AddressSpace::UnmapDma(std::vector<Unmap> unmaps, DmaDomain::Deadline deadline) {
-  std::optional<Error> error;
-  for (unsigned i = 0; i < options_.tries && !unmaps.empty(); ++i) {
-    error = TryUnmap(unmaps, deadline);
-  }
-  if (unmaps.empty()) return;
-  Unsafe(*error);
-  for (const Unmap& unmap : unmaps) table_.EraseCell(unmap.range.start, unmap.domain);
+std::vector<AddressSpace::Unmap> AddressSpace::StartUnmaps(std::vector<Unmap> unmaps) {
+  std::erase_if(unmaps, [this](const Unmap& unmap) REQUIRES(update_) {
+    return !domains_.at(unmap.domain).serves();
+  });
+  for (Unmap& unmap : unmaps)
+    unmap.ticket = domains_.at(unmap.domain).domain->StartUnmap(unmap.range);
+  return unmaps;
 }
 
-// One round over all of `unmaps`: all are started, then all awaited. Those to be tried again stay. A
-// domain may turn out to be dead half-way: what else its tickets say then means nothing any more.
-std::optional<Error> AddressSpace::TryUnmap(std::vector<Unmap>& unmaps,
-                                            DmaDomain::Deadline deadline) {
-  using State = DmaDomain::Unmapped::State;
-  std::vector<std::pair<Unmap, DmaDomain::UnmapTicket>> started;
-  for (const Unmap& unmap : unmaps) {
-    const Domain& domain = domains_.at(unmap.domain);
-    if (!domain.dead) started.emplace_back(unmap, domain.domain->StartUnmap(unmap.range));
-  }
-  unmaps.clear();
+// G5: an unmap must succeed with the size that was mapped; else it is tried again, and then the VM
+// must stop rather than run on with a peer that can hit a dead BAR.
+void AddressSpace::FinishUnmaps(std::vector<Unmap> unmaps, DmaDomain::Deadline deadline) {
   std::optional<Error> error;
-  for (const auto& [unmap, ticket] : started) {
-    const Domain& domain = domains_.at(unmap.domain);
-    DmaDomain::Unmapped result = domain.domain->AwaitUnmap(ticket, deadline);
-    if (domain.dead) continue;
-    if (result.state == State::kDone && result.bytes == unmap.range.size) {
-      table_.EraseCell(unmap.range.start, unmap.domain);
-    } else if (result.state == State::kDead) {
-      Bury(unmap.domain);
-    } else if (result.state == State::kUnrevoked) {
-      NoteUnrevoked(unmap);
-    } else {
-      error = result.error
-                  ? std::move(*result.error)
-                  : Error::Of("{:#x} of {:#x} bytes", result.bytes, unmap.range.size);
-      error = std::move(*error).Within(
-          fmt::format("{} does not unmap {}", domain.domain->name(), unmap.range));
-      LogWarning("{}", error->message());
-      unmaps.push_back(unmap);
-    }
-  }
-  std::erase_if(unmaps, [this](const Unmap& unmap) REQUIRES(update_) {
-    return domains_.at(unmap.domain).dead;
+  unmaps = AwaitUnmaps(std::move(unmaps), deadline, error);
+  for (unsigned i = 1; i < options_.tries && !unmaps.empty(); ++i)
+    unmaps = AwaitUnmaps(StartUnmaps(std::move(unmaps)), deadline, error);
+  if (unmaps.empty()) return;
+  Unsafe(*error);
+  for (const Unmap& unmap : unmaps) peers_.Erase(unmap.domain, unmap.range.start);
+}
+
+// All of one round; those to be tried again are returned, and `error` is why.
+std::vector<AddressSpace::Unmap> AddressSpace::AwaitUnmaps(std::vector<Unmap> unmaps,
+                                                           DmaDomain::Deadline deadline,
+                                                           std::optional<Error>& error) {
+  std::erase_if(unmaps, [&](Unmap& unmap) REQUIRES(update_) {
+    std::optional<Error> failed = AwaitOne(unmap, deadline);
+    if (failed) error = std::move(failed);
+    return !failed;
   });
+  // A domain may have ended after one of its unmaps failed.
+  std::erase_if(unmaps, [this](const Unmap& unmap) REQUIRES(update_) {
+    return !domains_.at(unmap.domain).serves();
+  });
+  return unmaps;
+}
+
+// Nothing where it is settled.
+std::optional<Error> AddressSpace::AwaitOne(Unmap& unmap, DmaDomain::Deadline deadline) {
+  using State = DmaDomain::Unmapped::State;
+  const Domain& domain = domains_.at(unmap.domain);
+  DmaDomain::Unmapped result = domain.domain->AwaitUnmap(unmap.ticket, deadline);
+  // Once it has ended, what its other tickets say means nothing any more.
+  if (!domain.serves()) return std::nullopt;
+  switch (result.state) {
+    case State::kEnded:
+      End(unmap.domain, domain.domain->state());
+      return std::nullopt;
+    case State::kUnrevoked:
+      Tell(server_limit_,
+           fmt::format("{} may still reach {}: it does not give it back and is not ours to stop",
+                       domain.domain->name(), unmap.range));
+      peers_.Keep(unmap.domain, unmap.range.start, "the server did not give it back");
+      return std::nullopt;
+    case State::kDone:
+      unmap.done += result.bytes;
+      if (unmap.done == unmap.range.size) {
+        peers_.Erase(unmap.domain, unmap.range.start);
+        return std::nullopt;
+      }
+      break;
+    case State::kFailed:
+      break;
+  }
+  Error error = result.error ? std::move(*result.error)
+                             : Error::Of("{:#x} of {:#x} bytes", unmap.done, unmap.range.size);
+  error = std::move(error).Within(
+      fmt::format("{} does not unmap {}", domain.domain->name(), unmap.range));
+  Tell(error.message());
   return error;
 }
 
@@ -285,9 +360,11 @@ void AddressSpace::RemoveSlots(const Placed& placed) {
   for (size_t i = placed.pieces; i-- > 0;) {
     const Gpa start = placement.pieces[i].range.start;
     if (const auto slot = piece_slots_.find(start); slot != piece_slots_.end()) {
+      if (slot->second.trapped) --trapped_pieces_;
       RemoveSlot(slot->second);
       piece_slots_.erase(slot);
     }
+    peers_.ErasePiece(start);
     table_.Erase(start);
   }
 }
@@ -298,13 +375,17 @@ void AddressSpace::RemoveSlot(Slot& slot) {
   slot.number.reset();
 }
 
-void AddressSpace::MustSucceed(const std::function<Result<>()>& removal) {
-  Result<> removed = removal();
-  for (unsigned i = 1; i < options_.tries && !removed; ++i) {
-    LogWarning("{}; trying again", removed.error().message());
-    removed = removal();
+Result<> AddressSpace::TryAgain(const std::function<Result<>()>& step) {
+  Result<> done = step();
+  for (unsigned i = 1; i < options_.tries && !done; ++i) {
+    Tell(done.error().message() + "; trying again");
+    done = step();
   }
-  if (!removed) Unsafe(removed.error());
+  return done;
+}
+
+void AddressSpace::MustSucceed(const std::function<Result<>()>& removal) {
+  if (const Result<> removed = TryAgain(removal); !removed) Unsafe(removed.error());
 }
 
 void AddressSpace::Unsafe(const Error& error) {
@@ -312,11 +393,8 @@ void AddressSpace::Unsafe(const Error& error) {
   options_.on_unsafe(error);
 }
 
-DmaDomain::Deadline AddressSpace::ZapDeadline() const {
-  return std::chrono::steady_clock::now() + options_.zap_deadline;
-}
-
-// --- Handles ---------------------------------------------------------------------------------------
+// --- Handles
+// ---------------------------------------------------------------------------------------
 
 AddressSpace::Mapping::Mapping(Mapping&& other) noexcept
     : space_(std::exchange(other.space_, nullptr)),

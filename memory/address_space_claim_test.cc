@@ -136,7 +136,8 @@ TEST_F(Claims, TwoBarsSwapTheirPlaces) {
   EXPECT_THAT(heart.a.Mapped(), SizeIs(2));
 }
 
-// The handle that is assigned to lets go first, and what it lets go may be what the new one waits for.
+// The handle that is assigned to lets go first, and what it lets go may be what the new one waits
+// for.
 TEST_F(Claims, AClaimAssignedOverWhatItWaitsForIsPlaced) {
   there = heart.Claim(Of({Bar(0x2000)}));
   EXPECT_TRUE(there.live());
@@ -149,6 +150,42 @@ TEST_F(Claims, ARolledBackMapLeavesClaimsAsTheyWere) {
   EXPECT_FALSE(heart.space.Map(Of({Bar(0x5000), Bar(0x6000)})));
   EXPECT_FALSE(claim.live());
   heart.Zap({&there});
+  EXPECT_TRUE(claim.live());
+}
+
+// --- A hold: at a reboot and at the end of the VM
+
+TEST_F(Claims, NoneIsPlacedWhileAHoldLives) {
+  Mapping claim = heart.Claim(Of({Bar(0x1000)}));
+  Mapping another = heart.Claim(Of({Bar(0x2000)}));
+  {
+    std::optional<AddressSpace::ClaimHold> outer(heart.space);
+    const AddressSpace::ClaimHold inner(heart.space);
+    heart.Zap({&there});
+    outer.reset();
+    EXPECT_FALSE(claim.live());
+    EXPECT_FALSE(another.live());
+    EXPECT_EQ(heart.recorder.Take(),
+              (Events{"dma- start A 0x1000", "dma- done A 0x1000", "slot- 0x1000"}));
+    heart.Zap({&another});
+  }
+  EXPECT_TRUE(claim.live()) << "what is left when it ends is placed";
+  EXPECT_EQ(heart.recorder.Take(), (Events{"slot+ 0x1000", "dma+ A 0x1000"}));
+}
+
+// A pin that outlasts its zap is an emergency; should the VM live on, the next zap finds the place
+// free.
+TEST(AddressSpace, AClaimThatWaitsOnAPinThatWasStuckIsPlacedByTheNextZap) {
+  Heart heart(std::chrono::milliseconds(5));
+  Mapping there = heart.Map(Of({Bar(0x1000)}));
+  Mapping other = heart.Map(Of({Bar(0x9000)}));
+  const Mapping claim = heart.Claim(Of({Bar(0x1000)}));
+  std::optional pin(heart.space.TryPin({Gpa(0x1000), 1}));
+  heart.Zap({&there});
+  EXPECT_THAT(heart.unsafe, SizeIs(1));
+  EXPECT_FALSE(claim.live());
+  pin.reset();
+  heart.Zap({&other});
   EXPECT_TRUE(claim.live());
 }
 
@@ -224,17 +261,29 @@ TEST_F(Demoted, ADomainThatJoinsMeanwhileGetsTheBarsAndNoSlotMoves) {
 }
 
 TEST_F(Demoted, ASlotThatDoesNotComeBackLeavesItsBarTrappedAndZapsCleanly) {
-  heart.recorder.Fail("slot+");
+  heart.recorder.Fail("slot+", 1, 3);
   { const auto demotion = heart.space.DemoteBars(); }
   EXPECT_TRUE(bar.live());
   EXPECT_THAT(heart.slots.Slots(), SizeIs(2));
+  EXPECT_EQ(heart.space.trapped_pieces(), 1u);
   { const auto again = heart.space.DemoteBars(); }
   EXPECT_THAT(heart.slots.Slots(), SizeIs(3));
-  heart.recorder.Fail("slot+");
+  EXPECT_EQ(heart.space.trapped_pieces(), 0u);
+  heart.recorder.Fail("slot+", 1, 3);
   { const auto demotion = heart.space.DemoteBars(); }
+  EXPECT_EQ(heart.space.trapped_pieces(), 1u);
   heart.Zap({&bar});
+  EXPECT_EQ(heart.space.trapped_pieces(), 0u);
   EXPECT_THAT(heart.slots.Slots(), SizeIs(1));
   EXPECT_THAT(heart.unsafe, IsEmpty());
+}
+
+TEST_F(Demoted, ASlotThatDoesNotComeBackIsTriedAgain) {
+  heart.recorder.Fail("slot+", 1, 2);
+  { const auto demotion = heart.space.DemoteBars(); }
+  EXPECT_EQ(heart.recorder.fired(), 2u);
+  EXPECT_THAT(heart.slots.Slots(), SizeIs(3));
+  EXPECT_EQ(heart.space.trapped_pieces(), 0u);
 }
 
 TEST_F(Demoted, G5ASlotThatDoesNotGoIsTriedAgain) {

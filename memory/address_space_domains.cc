@@ -1,111 +1,88 @@
 // AddressSpace's domains, the matrix and demotion: the changes that are no map and no zap.
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "base/check.h"
-#include "base/log.h"
 #include "memory/address_space.h"
 
 namespace crossbar {
-namespace {
-
-bool SameTarget(const P2pMatrix::Cell& a, const P2pMatrix::Cell& b) {
-  return a.target == b.target && a.bar == b.bar && a.bar_offset == b.bar_offset &&
-         a.range == b.range;
-}
-
-}  // namespace
-
 Result<AddressSpace::DomainHandle> AddressSpace::AddDomain(DmaDomain& domain) {
-  MutexLock lock(update_);
+  const Change change(*this);
   const DomainId id = next_id_++;
-  domains_.emplace(id, Domain{&domain, false});
-  {
-    MutexLock names(names_mutex_);
-    names_.emplace(id, domain.name());
-  }
-  for (const PieceTable::Place& place : table_.Snapshot()) {
-    Result<> mapped = MapPiece(id, {place.range, place.backing});
+  domains_[id].domain = &domain;
+  peers_.AddDomain(id, domain.name());
+  const DmaDomain::Deadline deadline = std::chrono::steady_clock::now() + options_.map_deadline;
+  for (const Piece* const piece : LivePieces()) {
+    Result<> mapped = MapPiece(id, *piece, deadline);
     if (mapped) continue;
-    Forget(id);
+    Remove(id);
     return std::unexpected(std::move(mapped).error());
   }
   Changed();
   return DomainHandle(this, id);
 }
 
-// Takes every piece out of the domain, and the domain out of the books.
-void AddressSpace::Forget(DomainId id) {
-  std::vector<Unmap> unmaps;
-  if (!domains_.at(id).dead) {
-    for (const GuestRange& range : table_.MappedIn(id)) unmaps.push_back({id, range});
+std::vector<const AddressSpace::Piece*> AddressSpace::LivePieces() const {
+  std::vector<const Piece*> pieces;
+  for (const auto& [id, record] : records_) {
+    if (!record.live->load(std::memory_order_relaxed)) continue;
+    for (const Piece& piece : record.placement.pieces) pieces.push_back(&piece);
   }
-  UnmapDma(std::move(unmaps), ZapDeadline());
-  Bury(id);
+  std::ranges::sort(pieces, {}, [](const Piece* piece) { return piece->range.start; });
+  return pieces;
+}
+
+// Takes every piece out of the domain, and the domain out of the books.
+void AddressSpace::Remove(DomainId id) {
+  std::vector<Unmap> unmaps;
+  for (const GuestRange& range : peers_.Mapped(id)) unmaps.push_back({id, range});
+  FinishUnmaps(StartUnmaps(std::move(unmaps)),
+               std::chrono::steady_clock::now() + options_.zap_deadline);
+  peers_.RemoveDomain(id);
   domains_.erase(id);
   Changed();
 }
 
 void AddressSpace::Withdraw(DomainId id) {
-  MutexLock lock(update_);
-  Forget(id);
+  const Change change(*this);
+  Remove(id);
 }
 
-void AddressSpace::MarkDead(DomainId id) {
-  MutexLock lock(update_);
-  if (domains_.at(id).dead) return;
-  Bury(id);
+void AddressSpace::NoteEnd(DomainId id) {
+  const Change change(*this);
+  End(id, domains_.at(id).domain->state());
+}
+
+void AddressSpace::NoteRevoked(DomainId id, GuestRange range) {
+  const Change change(*this);
+  peers_.Revoked(id, range);
   Changed();
 }
 
-void AddressSpace::Bury(DomainId id) {
-  domains_.at(id).dead = true;
-  table_.EraseDomain(id);
-  MutexLock names(names_mutex_);
-  names_.erase(id);
-  unrevoked_.erase(id);  // what a dead initiator kept it can no longer use
-}
-
-// Moves the cell from the piece, which leaves, to the list of what a domain kept.
-void AddressSpace::NoteUnrevoked(const Unmap& unmap) {
-  static RateLimit limit;
-  LogGuest(limit, "{} may still reach {}: it does not answer and is not ours to stop",
-           domains_.at(unmap.domain).domain->name(), unmap.range);
-  std::vector<P2pMatrix::Cell> cells;
-  MutexLock names(names_mutex_);
-  table_.AppendCells(unmap.domain, names_.at(unmap.domain), cells);
-  table_.EraseCell(unmap.range.start, unmap.domain);
-  for (P2pMatrix::Cell& cell : cells) {
-    if (cell.range != unmap.range) continue;
-    // A guest can make this happen again and again at one place.
-    std::erase_if(unrevoked_, [&](const auto& other) {
-      return other.first == unmap.domain && SameTarget(other.second, cell);
-    });
-    cell.state = P2pMatrix::Cell::State::kUnrevoked;
-    cell.detail = "the server does not answer and is not ours to stop";
-    unrevoked_.emplace(unmap.domain, std::move(cell));
+void AddressSpace::End(DomainId id, DmaDomain::State state) {
+  Domain& domain = domains_.at(id);
+  CHECK(state != DmaDomain::State::kServing, "{} serves", domain.domain->name());
+  if (state == domain.known) return;
+  domain.known = state;
+  if (state == DmaDomain::State::kGone) {
+    peers_.Forget(id);
+  } else {
+    Tell(server_limit_,
+         fmt::format("{} is lost and not ours to stop: it may still reach all that it had mapped",
+                     domain.domain->name()));
+    peers_.KeepAll(id, "the server is lost");
   }
+  Changed();
 }
 
 P2pMatrix AddressSpace::Peers() const {
-  P2pMatrix matrix;
-  MutexLock names(names_mutex_);
-  matrix.generation = generation();
-  for (const auto& [id, name] : names_) {
-    const auto begin = static_cast<ptrdiff_t>(matrix.cells.size());
-    table_.AppendCells(id, name, matrix.cells);
-    const auto [first, last] = unrevoked_.equal_range(id);
-    for (auto it = first; it != last; ++it) matrix.cells.push_back(it->second);
-    std::ranges::sort(matrix.cells.begin() + begin, matrix.cells.end(), {},
-                      [](const P2pMatrix::Cell& cell) {
-                        return std::pair(cell.range.start, cell.state);
-                      });
-  }
-  return matrix;
+  // First the number, then the cells: what changes between the two makes the number old.
+  return peers_.Snapshot(generation());
 }
 
 AddressSpace::Demotion AddressSpace::DemoteBars() {
-  MutexLock lock(update_);
+  const Change change(*this);
   ++demotions_;
   size_t demoted = 0;
   for (auto& [start, slot] : piece_slots_) {
@@ -118,20 +95,32 @@ AddressSpace::Demotion AddressSpace::DemoteBars() {
 }
 
 void AddressSpace::RestoreBars() {
-  MutexLock lock(update_);
+  const Change change(*this);
   CHECK(demotions_ > 0);
   if (--demotions_ != 0) return;
   for (auto& [start, slot] : piece_slots_) {
     if (slot.number) continue;
-    const Result<uint32_t> number =
-        slots_.Add(slot.range, slot.backing.host, !slot.backing.writable);
-    if (number) {
-      slot.number = *number;
-    } else {
-      LogWarning("a BAR stays trapped: {}", number.error().message());
+    const Result<> added = TryAgain([&]() -> Result<> {
+      slot.number = TRY(slots_.Add(slot.range, slot.backing.host, !slot.backing.writable));
+      return {};
+    });
+    if (slot.trapped == !added) continue;
+    slot.trapped = !added;
+    if (added) {
+      --trapped_pieces_;
+      continue;
     }
+    ++trapped_pieces_;
+    Tell(trap_limit_, fmt::format("the guest's accesses to {} trap from now on: {}", slot.range,
+                                  added.error().message()));
   }
   Changed();
+}
+
+AddressSpace::ClaimHold::ClaimHold(AddressSpace& space) : space_(&space) { space.HoldClaims(); }
+
+AddressSpace::ClaimHold::~ClaimHold() {
+  if (space_ != nullptr) space_->ReleaseClaims();
 }
 
 AddressSpace::Demotion::~Demotion() {
@@ -153,8 +142,12 @@ void AddressSpace::DomainHandle::Reset() {
   if (space_ != nullptr) std::exchange(space_, nullptr)->Withdraw(id_);
 }
 
-void AddressSpace::DomainHandle::MarkDead() {
-  if (space_ != nullptr) space_->MarkDead(id_);
+void AddressSpace::DomainHandle::NoteEnd() {
+  if (space_ != nullptr) space_->NoteEnd(id_);
+}
+
+void AddressSpace::DomainHandle::NoteRevoked(GuestRange range) {
+  if (space_ != nullptr) space_->NoteRevoked(id_, range);
 }
 
 }  // namespace crossbar

@@ -12,6 +12,7 @@ namespace {
 
 // An entry of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst).
 constexpr uint64_t kPagePresent = 1ull << 63;
+constexpr uint64_t kPageSwapped = 1ull << 62;
 constexpr uint64_t kPageFrameMask = (1ull << 55) - 1;
 
 void Extend(std::vector<PhysicalRange>& ranges, PhysicalRange next) {
@@ -43,11 +44,11 @@ Backing Backing::At(uint64_t offset) const {
 }
 
 Result<std::vector<PhysicalRange>> Backing::Physical(uint64_t size) const {
-  if (kind == Kind::kBar) {
-    if (!bar_physical) return Fail("the device does not say where its BAR is on the host's bus");
-    return std::vector<PhysicalRange>{{*bar_physical, size}};
+  if (bar_physical) return std::vector<PhysicalRange>{{*bar_physical, size}};
+  if (host == Hva()) {
+    return kind == Kind::kBar ? Fail("the device does not say where its BAR is on the host's bus")
+                              : Fail("the memory is not mapped here");
   }
-  if (host == Hva()) return Fail("the memory is not mapped here");
   const Fd pagemap = TRY(sys::Open("/proc/self/pagemap", O_RDONLY));
   std::vector<PhysicalRange> ranges;
   std::vector<uint64_t> entries(512);
@@ -59,7 +60,8 @@ Result<std::vector<PhysicalRange>> Backing::Physical(uint64_t size) const {
         TRY(sys::Pread(pagemap.get(), std::as_writable_bytes(want), at / kPageSize * 8));
     if (bytes < 8) return Fail("/proc/self/pagemap ends early");
     for (const uint64_t entry : want.first(bytes / 8)) {
-      if ((entry & kPagePresent) == 0) return Fail("a page was never touched");
+      if ((entry & kPageSwapped) != 0) return Fail("a page is swapped out or on the move");
+      if ((entry & kPagePresent) == 0) return Fail("a page was never touched, or is no memory");
       const uint64_t frame = entry & kPageFrameMask;
       if (frame == 0) return Fail("the kernel hides page frames from us: it takes CAP_SYS_ADMIN");
       const uint64_t next = std::min(AlignDown(at, kPageSize) + kPageSize, end);

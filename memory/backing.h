@@ -1,9 +1,10 @@
-// Backing: what stands behind a guest-physical range, and so what a memslot or a DMA domain can map.
+// Backing: what stands behind a guest-physical range, and so what a memslot or a DMA domain can
+// map.
 //
-// A plain value; it borrows every descriptor and mapping it names, which outlive the piece that uses
-// it (the placement is taken away first: G11). A DMA domain picks the handle it can use: the host
-// address (type1), file and offset (vfio-user, iommufd for RAM) or the dma-buf (iommufd for a BAR), and may
-// say no.
+// A plain value; it borrows every descriptor and mapping it names, which outlive the piece that
+// uses it (the placement is taken away first: G11). A DMA domain picks the handle it can use: the
+// host address (type1), file and offset (vfio-user, iommufd for RAM) or the dma-buf (iommufd for a
+// BAR), and may say no.
 #pragma once
 
 #include <cstddef>
@@ -11,6 +12,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -18,8 +20,8 @@
 
 namespace crossbar {
 
-// The device a BAR piece belongs to, as memory/ sees it. devices/ implements it. AddressSpace asks it
-// for its name only; who finds a piece may call the rest.
+// The device a BAR piece belongs to, as memory/ sees it. devices/ implements it. AddressSpace asks
+// it for its name only; who finds a piece may call the rest.
 class BarOwner {
  public:
   virtual ~BarOwner() = default;
@@ -63,14 +65,20 @@ struct Backing {
   BarOwner* owner = nullptr;
   uint8_t bar = 0;
   uint64_t bar_offset = 0;            // of the piece within the BAR
-  std::optional<uint64_t> bar_physical;  // host-physical address of the piece, from sysfs `resource`
+  std::optional<uint64_t>
+      bar_physical;                   // host-physical address of the piece, from sysfs `resource`
   bool peers_may_map = true;          // p2p=off clears it: no DMA domain gets it
+  // Why a peer may reach the piece by its bus address, past every IOMMU, where nothing on the way
+  // makes it go through the root (ACS): then the matrix says *unguarded*. Borrowed; empty: it is
+  // guarded.
+  std::string_view unguarded;
 
   // The backing of what lies `offset` bytes further on.
   Backing At(uint64_t offset) const;
 
-  // The host-physical ranges of exactly the first `size` bytes: a BAR's from its resource, RAM's from
-  // /proc/self/pagemap. Error: why they cannot be told (no CAP_SYS_ADMIN, never touched, no resource).
+  // The host-physical ranges of exactly the first `size` bytes: a BAR's from its resource, that of
+  // RAM, and of a BAR that is memory (a memfd), from /proc/self/pagemap. Error: why they cannot be
+  // told (no CAP_SYS_ADMIN, never touched, swapped out, neither resource nor memory).
   Result<std::vector<PhysicalRange>> Physical(uint64_t size) const;
 };
 

@@ -72,6 +72,18 @@ TEST_F(RamBacking, RamThatWasNeverTouchedHasNoAnswer) {
   EXPECT_THAT(ram.Physical(kPages * kPageSize).error().message(), HasSubstr("never touched"));
 }
 
+TEST_F(RamBacking, ABarThatIsMemoryIsWhereItsPagesAre) {
+  Touch();
+  Backing bar = ram;
+  bar.kind = Backing::Kind::kBar;
+  const auto physical = bar.Physical(kPages * kPageSize);
+  if (!physical) {
+    EXPECT_THAT(physical.error().message(), HasSubstr("CAP_SYS_ADMIN"));
+    GTEST_SKIP() << physical.error().message();
+  }
+  EXPECT_EQ(*physical, ram.Physical(kPages * kPageSize).value());
+}
+
 TEST_F(RamBacking, TellsRamInWholePhysicalRangesOrWhyNot) {
   Touch();
   const auto physical = ram.Physical(kPages * kPageSize);

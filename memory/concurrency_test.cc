@@ -1,7 +1,7 @@
 // Everything at once, for ThreadSanitizer and for what only overlapping calls show: guests, devices
-// and forwarders reach for BARs while those are zapped, moved and placed anew, domains come, die and
-// go, and BARs are demoted. The hardware of a BAR answers only while its function has decode on; who
-// reaches it at another time has broken G1, G2 or G7.
+// and forwarders reach for BARs while those are zapped, moved and placed anew, domains come, die
+// and go, and BARs are demoted. The hardware of a BAR answers only while its function has decode
+// on; who reaches it at another time has broken G1, G2 or G7.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
@@ -51,7 +51,8 @@ class Machine {
   Placement BarOf(uint64_t function, uint64_t place) const {
     Placement placement;
     for (uint64_t offset = 0; offset < kPlaceSize; offset += kPageSize) {
-      Piece piece = Bar(PlaceAt(place) + offset, kPageSize, nullptr, static_cast<uint8_t>(function));
+      Piece piece =
+          Bar(PlaceAt(place) + offset, kPageSize, nullptr, static_cast<uint8_t>(function));
       piece.backing.host = mapped.address() + function * kPlaceSize + offset;
       piece.backing.bar_offset = offset;
       placement.pieces.push_back(piece);
@@ -171,7 +172,7 @@ void Machine::Domains() {
     }
     if (i % 3 == 0) {
       server.Die();
-      if (i % 2 == 0) c.MarkDead();
+      if (i % 2 == 0) c.NoteEnd();
     }
     b.Reset();
     std::this_thread::sleep_for(100us);

@@ -1,4 +1,5 @@
-// Every call that Map, Zap, AddDomain and Demotion make of fakes fails once; and every pair of calls.
+// Every call that Map, Zap, AddDomain and Demotion make of fakes fails once; and every pair of
+// calls.
 #include <gtest/gtest.h>
 
 #include <iostream>

@@ -126,6 +126,8 @@ Result<> GuestRam::Prefault(unsigned threads,
       chunks.push_back(bank.mapping.bytes().subspan(at, std::min(step, bank.range.size - at)));
   }
 
+  if (chunks.empty()) return {};
+
   std::atomic<size_t> next = 0;
   std::atomic<uint64_t> done = 0;
   Mutex mutex;

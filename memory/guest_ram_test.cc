@@ -81,5 +81,11 @@ TEST(GuestRam, RefusesBanksThatAreNoMultipleOfThePageSize) {
   EXPECT_FALSE(GuestRam::Create(kOdd, PageSize::k2M));
 }
 
+TEST(GuestRam, WithoutABankThereIsNothingToPrefault) {
+  const auto ram = GuestRam::Create({});
+  ASSERT_TRUE(ram) << ram.error().ToString();
+  EXPECT_TRUE(ram->Prefault(4, nullptr));
+}
+
 }  // namespace
 }  // namespace crossbar

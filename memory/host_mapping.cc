@@ -31,8 +31,9 @@ void HostMapping::Unmap() {
 }
 
 Result<HostMapping> HostMapping::Map(int fd, uint64_t offset, uint64_t size, int protection,
-                                     uint64_t alignment) {
+                                     uint64_t alignment, uint64_t phase) {
   CHECK(size != 0 && IsAligned(size, kPageSize) && IsAligned(alignment, kPageSize));
+  CHECK(IsAligned(phase, kPageSize) && phase < alignment, "{:#x} of {:#x}", phase, alignment);
   HostMapping mapping;
   if (alignment == kPageSize) {
     void* address = TRY(sys::Mmap(nullptr, size, protection, MAP_SHARED, fd, offset));
@@ -40,13 +41,13 @@ Result<HostMapping> HostMapping::Map(int fd, uint64_t offset, uint64_t size, int
     mapping.size_ = size;
     return mapping;
   }
-  // Reserve enough that an aligned address lies inside, put the mapping there, give the rest back.
+  // Reserve enough that a fitting address lies inside, put the mapping there, give the rest back.
   const uint64_t reserved = size + alignment;
   void* reservation = TRY(sys::Mmap(nullptr, reserved, PROT_NONE,
                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   mapping.address_ = Hva(reservation);
   mapping.size_ = reserved;
-  const Hva aligned(AlignUp(mapping.address_.value(), alignment));
+  const Hva aligned(AlignUp(mapping.address_.value() - phase, alignment) + phase);
   TRY(sys::Mmap(aligned.pointer(), size, protection, MAP_SHARED | MAP_FIXED, fd, offset));
   const uint64_t before = aligned - mapping.address_;
   const uint64_t after = reserved - before - size;

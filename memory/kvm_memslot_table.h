@@ -15,7 +15,8 @@ namespace crossbar {
 
 class KvmMemslotTable : public MemslotTable {
  public:
-  // `vm_fd` is borrowed and outlives this. Asks KVM_CAP_NR_MEMSLOTS for the limit; `at_most` lowers it.
+  // `vm_fd` is borrowed and outlives this. Asks KVM_CAP_NR_MEMSLOTS for the limit; `at_most` lowers
+  // it.
   static Result<KvmMemslotTable> Create(int vm_fd, uint32_t at_most = UINT32_MAX);
   KvmMemslotTable(KvmMemslotTable&& other) noexcept;
 

@@ -64,8 +64,8 @@ class KvmVm {
     return false;
   }
   bool HasSlot(Gpa start) const { return HasSlot({start, kPageSize}); }
-  // Whether KVM has an ioeventfd of four bytes: tries another one there, or to take it away. Each is
-  // quick where it fails, so `guess` well.
+  // Whether KVM has an ioeventfd of four bytes: tries another one there, or to take it away. Each
+  // is quick where it fails, so `guess` well.
   bool HasEvent(Gpa address, bool guess) const {
     const bool has = SetEvent(address, guess ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN) != guess;
     if (has == guess) return has;

@@ -1,5 +1,5 @@
-// MemslotTable: what KVM knows of one VM's guest-physical space: memslots and ioeventfds. AddressSpace
-// is its only user; fakes implement it in tests.
+// MemslotTable: what KVM knows of one VM's guest-physical space: memslots and ioeventfds.
+// AddressSpace is its only user; fakes implement it in tests.
 #pragma once
 
 #include <cstdint>

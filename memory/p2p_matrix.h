@@ -1,7 +1,8 @@
 // P2pMatrix: which initiator can DMA into which BAR, how, since when, or why not.
 //
 // A value: a snapshot that AddressSpace::Peers makes. One cell for each DMA domain and each placed
-// BAR piece.
+// BAR piece; and one for each BAR piece, and for all of guest RAM, that a foreign server may still
+// reach although the piece or the domain has left.
 #pragma once
 
 #include <chrono>
@@ -18,10 +19,11 @@ struct P2pMatrix {
     enum class State : uint8_t {
       kMapped,
       kRefused,    // `detail` is the reason
-      kUnrevoked,  // was mapped and could not be taken back from a foreign server
+      kUnrevoked,  // was mapped, and a foreign server may still reach it: `detail` is why
+      kUnguarded,  // mapped or refused, as `detail` says; it is reached past the IOMMU in any case
     };
     std::string initiator;  // the domain's name
-    std::string target;     // the BAR owner's name
+    std::string target;     // the BAR owner's name, or "guest RAM"
     uint8_t bar = 0;
     uint64_t bar_offset = 0;
     GuestRange range;
@@ -31,9 +33,10 @@ struct P2pMatrix {
   };
 
   uint64_t generation = 0;  // of the AddressSpace when this was made
+  std::chrono::steady_clock::time_point made;
   std::vector<Cell> cells;  // by initiator in order of joining, then by guest address
 
-  // A table for people, one line a cell.
+  // A table for people, one line a cell. `for`: how long it has been so, in seconds.
   std::string ToString() const;
 };
 

@@ -70,7 +70,7 @@ std::optional<GuestRange> PieceTable::FindOverlap(GuestRange range) const {
 
 void PieceTable::Insert(GuestRange range, const Backing& backing) {
   MutexLock lock(mutex_);
-  const bool inserted = pieces_.emplace(range.start, Piece{range, backing, false, false, 0, {}}).second;
+  const bool inserted = pieces_.emplace(range.start, Piece{range, backing, false, false, 0}).second;
   CHECK(inserted, "two pieces at {}", range.start);
   if (backing.host == Hva()) return;
   const auto end = SplitHost(backing.host + range.size);
@@ -89,7 +89,6 @@ void PieceTable::Erase(Gpa start) {
   Piece& piece = At(start);
   piece.closing = true;
   piece.gone = true;
-  piece.cells.clear();
   if (piece.pins == 0) EraseNow(start);
 }
 
@@ -123,65 +122,6 @@ bool PieceTable::WaitUnpinned(std::span<const Gpa> starts,
     }
   }
   return true;
-}
-
-void PieceTable::SetCell(Gpa start, DomainId domain, Cell cell) {
-  MutexLock lock(mutex_);
-  At(start).cells.insert_or_assign(domain, std::move(cell));
-}
-
-void PieceTable::EraseCell(Gpa start, DomainId domain) {
-  MutexLock lock(mutex_);
-  At(start).cells.erase(domain);
-}
-
-bool PieceTable::IsMapped(Gpa start, DomainId domain) const {
-  MutexLock lock(mutex_);
-  const auto piece = pieces_.find(start);
-  CHECK(piece != pieces_.end());
-  const auto cell = piece->second.cells.find(domain);
-  return cell != piece->second.cells.end() &&
-         cell->second.state == P2pMatrix::Cell::State::kMapped;
-}
-
-void PieceTable::EraseDomain(DomainId domain) {
-  MutexLock lock(mutex_);
-  for (auto& [start, piece] : pieces_) piece.cells.erase(domain);
-}
-
-std::vector<PieceTable::Place> PieceTable::Snapshot() const {
-  MutexLock lock(mutex_);
-  std::vector<Place> places;
-  places.reserve(pieces_.size());
-  for (const auto& [start, piece] : pieces_) {
-    if (!piece.gone) places.push_back({piece.range, piece.backing});
-  }
-  return places;
-}
-
-std::vector<GuestRange> PieceTable::MappedIn(DomainId domain) const {
-  MutexLock lock(mutex_);
-  std::vector<GuestRange> ranges;
-  for (const auto& [start, piece] : pieces_) {
-    const auto cell = piece.cells.find(domain);
-    if (cell != piece.cells.end() && cell->second.state == P2pMatrix::Cell::State::kMapped)
-      ranges.push_back(piece.range);
-  }
-  return ranges;
-}
-
-void PieceTable::AppendCells(DomainId domain, const std::string& name,
-                             std::vector<P2pMatrix::Cell>& cells) const {
-  MutexLock lock(mutex_);
-  for (const auto& [start, piece] : pieces_) {
-    const auto found = piece.cells.find(domain);
-    if (piece.backing.kind != Backing::Kind::kBar || found == piece.cells.end()) continue;
-    const Cell& cell = found->second;
-    cells.push_back({name,
-                     piece.backing.owner != nullptr ? piece.backing.owner->bar_owner_name() : "",
-                     piece.backing.bar, piece.backing.bar_offset, piece.range, cell.state,
-                     cell.detail, cell.since});
-  }
 }
 
 size_t PieceTable::size() const {

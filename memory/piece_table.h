@@ -1,28 +1,23 @@
-// PieceTable: the ordered table of live guest-physical pieces, for lookups both ways, pins and the
-// cells of the P2P matrix. AddressSpace's book; it calls nobody.
+// PieceTable: the ordered table of live guest-physical pieces, for lookups both ways and pins.
+// AddressSpace's book; it calls nobody.
 //
-// Any thread looks up; only AddressSpace changes it, under its own lock. The table's lock is held for
-// a few instructions at a time and never over a system call, so that a lookup never waits for a zap.
+// Any thread looks up; only AddressSpace changes it, under its own lock. The table's lock is held
+// for one search at a time, never over a walk or a system call, so that a lookup waits for nobody.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <optional>
 #include <span>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/locks.h"
 #include "memory/address.h"
 #include "memory/backing.h"
-#include "memory/p2p_matrix.h"
 
 namespace crossbar {
-
-// Names a DMA domain; ascending in order of joining.
-using DomainId = uint64_t;
 
 class PieceTable {
  public:
@@ -32,11 +27,14 @@ class PieceTable {
     Backing backing;   // at the address asked for
   };
 
-  // While this lives, the piece it was taken from stays placed: its zap waits. Short-lived, by
-  // whoever touches the memory behind a piece for somebody else (forwarded DMA).
+  // While this lives, the memory behind the piece it was taken from may be touched, for somebody
+  // else (forwarded DMA): its zap waits before the ack. A pin that outlasts the zap's deadline
+  // stops the VM (G5). So whoever holds one bounds its wait, for a server or whatever else, well
+  // below AddressSpace::Options::zap_deadline. It ends before the AddressSpace does.
   class Pin {
    public:
-    Pin(Pin&& other) noexcept : table_(std::exchange(other.table_, nullptr)), place_(other.place_) {}
+    Pin(Pin&& other) noexcept
+        : table_(std::exchange(other.table_, nullptr)), place_(other.place_) {}
     Pin& operator=(Pin&&) = delete;
     ~Pin();
     const Place& place() const { return place_; }
@@ -46,12 +44,6 @@ class PieceTable {
     Pin(PieceTable* table, Place place) : table_(table), place_(std::move(place)) {}
     PieceTable* table_;
     Place place_;
-  };
-
-  struct Cell {
-    P2pMatrix::Cell::State state = P2pMatrix::Cell::State::kMapped;
-    std::string detail;
-    std::chrono::steady_clock::time_point since;
   };
 
   // Lookups. Nothing where no live piece is, or one that is closing.
@@ -64,8 +56,8 @@ class PieceTable {
   std::optional<GuestRange> FindOverlap(GuestRange range) const EXCLUDES(mutex_);
 
   void Insert(GuestRange range, const Backing& backing) EXCLUDES(mutex_);
-  // A piece that is pinned even now stays in everyone's way until its last pin goes; that is all that
-  // is left of it.
+  // A piece that is pinned even now stays in everyone's way until its last pin goes; that is all
+  // that is left of it.
   void Erase(Gpa start) EXCLUDES(mutex_);
   // From now on the pieces that start at `starts` are found by nobody and take no more pins.
   void Close(std::span<const Gpa> starts) EXCLUDES(mutex_);
@@ -73,18 +65,7 @@ class PieceTable {
   bool WaitUnpinned(std::span<const Gpa> starts, std::chrono::steady_clock::time_point deadline)
       EXCLUDES(mutex_);
 
-  void SetCell(Gpa start, DomainId domain, Cell cell) EXCLUDES(mutex_);
-  void EraseCell(Gpa start, DomainId domain) EXCLUDES(mutex_);
-  bool IsMapped(Gpa start, DomainId domain) const EXCLUDES(mutex_);
-  // All of one domain's cells, where the domain is gone.
-  void EraseDomain(DomainId domain) EXCLUDES(mutex_);
-
-  // The pieces as they are now, by address; those that `domain` has mapped, by address.
-  std::vector<Place> Snapshot() const EXCLUDES(mutex_);
-  std::vector<GuestRange> MappedIn(DomainId domain) const EXCLUDES(mutex_);
-  // The cells of `domain` for BAR pieces, named `name` in them.
-  void AppendCells(DomainId domain, const std::string& name,
-                   std::vector<P2pMatrix::Cell>& cells) const EXCLUDES(mutex_);
+  // How many pieces there are, with those of which only their pins are left.
   size_t size() const EXCLUDES(mutex_);
 
  private:
@@ -94,7 +75,6 @@ class PieceTable {
     bool closing = false;
     bool gone = false;  // erased but for its pins
     unsigned pins = 0;
-    std::map<DomainId, Cell> cells;
   };
   using Pieces = std::map<Gpa, Piece>;
   // The pieces (by their start, oldest first) that share host memory from the key to the next key.

@@ -12,9 +12,6 @@ namespace crossbar {
 namespace {
 
 using namespace std::chrono_literals;
-using ::testing::ElementsAre;
-using ::testing::IsEmpty;
-using State = P2pMatrix::Cell::State;
 
 Backing At(uint64_t host, Backing::Kind kind = Backing::Kind::kBar) {
   Backing backing;
@@ -141,45 +138,14 @@ TEST(PieceTable, AMovedPinCountsOnce) {
 TEST(PieceTable, APieceErasedWhilePinnedIsInTheWayAndElseGone) {
   PieceTable table;
   table.Insert(Range(0x1000, 0x1000), At(0x80000));
-  table.SetCell(Gpa(0x1000), 1, {State::kMapped, "", {}});
   auto pin = table.TryPin(Range(0x1000, 1));
   table.Erase(Gpa(0x1000));
   EXPECT_TRUE(table.FindOverlap(Range(0x1000, 1)));
   EXPECT_FALSE(table.Find(Gpa(0x1000)));
   EXPECT_FALSE(table.Find(Hva(0x80000)));
-  EXPECT_THAT(table.Snapshot(), IsEmpty());
-  EXPECT_THAT(table.MappedIn(1), IsEmpty());
   pin.reset();
   EXPECT_FALSE(table.FindOverlap(Range(0x1000, 1)));
   EXPECT_EQ(table.size(), 0u);
-}
-
-TEST(PieceTable, TellsAnswersByDomainAndByAddress) {
-  PieceTable table;
-  table.Insert(Range(0x3000, 0x1000), At(0));
-  table.Insert(Range(0x1000, 0x1000), At(0));
-  table.Insert(Range(0x2000, 0x1000), At(0, Backing::Kind::kRam));
-  for (const uint64_t start : {0x1000u, 0x2000u, 0x3000u})
-    table.SetCell(Gpa(start), 1, {State::kMapped, "mmap", {}});
-  table.SetCell(Gpa(0x3000), 1, {State::kRefused, "full", {}});
-  table.SetCell(Gpa(0x1000), 2, {State::kMapped, "fd", {}});
-  EXPECT_TRUE(table.IsMapped(Gpa(0x1000), 1));
-  EXPECT_FALSE(table.IsMapped(Gpa(0x3000), 1)) << "refused";
-  EXPECT_FALSE(table.IsMapped(Gpa(0x2000), 2)) << "never asked";
-  EXPECT_THAT(table.MappedIn(1), ElementsAre(Range(0x1000, 0x1000), Range(0x2000, 0x1000)));
-
-  std::vector<P2pMatrix::Cell> cells;
-  table.AppendCells(1, "A", cells);
-  ASSERT_EQ(cells.size(), 2u) << "RAM is no target";
-  EXPECT_EQ(cells[0].detail, "mmap");
-  EXPECT_EQ(cells[1].state, State::kRefused);
-
-  table.EraseCell(Gpa(0x1000), 1);
-  table.EraseCell(Gpa(0x1000), 1);
-  EXPECT_FALSE(table.IsMapped(Gpa(0x1000), 1));
-  table.EraseDomain(1);
-  EXPECT_THAT(table.MappedIn(1), IsEmpty());
-  EXPECT_TRUE(table.IsMapped(Gpa(0x1000), 2));
 }
 
 }  // namespace

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "memory/testing/heart.h"
@@ -11,6 +13,7 @@
 namespace crossbar {
 namespace {
 
+using namespace std::chrono_literals;
 using ::testing::ElementsAre;
 using testing::Bar;
 using testing::Heart;
@@ -69,6 +72,39 @@ TEST_F(FaultFinderTest, GivesUpWhereNoBarIsEverFound) {
   while (finder.OnRunFault() && tries < 1000) ++tries;
   EXPECT_GT(tries, 1);
   EXPECT_LT(tries, 100);
+}
+
+// Another vCPU found the BAR first: here the access traps where no BAR is any more, which is no sign of
+// trouble with RAM, however often in the life of a VM.
+TEST_F(FaultFinderTest, SearchesThatComeLateAreNotCountedForEver) {
+  FaultFinder patient{heart.space, {.quiet = 0ms}};
+  for (int i = 0; i < 1000; ++i) {
+    std::this_thread::sleep_for(1us);
+    ASSERT_TRUE(patient.OnRunFault());
+    patient.OnMmio(Gpa(0x30000));
+  }
+}
+
+// RAM that fails, while interrupt handlers touch devices: the search must end all the same.
+TEST_F(FaultFinderTest, GivesUpAfterATimeWhateverElseTraps) {
+  FaultFinder brief{heart.space, {.search = 50ms}};
+  const auto start = std::chrono::steady_clock::now();
+  while (brief.OnRunFault() && std::chrono::steady_clock::now() < start + 10s)
+    brief.OnMmio(Gpa(0x30000));
+  EXPECT_GE(std::chrono::steady_clock::now(), start + 50ms);
+  EXPECT_LT(std::chrono::steady_clock::now(), start + 5s);
+}
+
+// An interrupt leads the vCPU into HLT, and nothing of its traps any more.
+TEST_F(FaultFinderTest, BarsComeBackAfterAWhileWhereNothingTraps) {
+  FaultFinder brief{heart.space, {.demotion = 20ms}};
+  ASSERT_TRUE(brief.OnRunFault());
+  EXPECT_FALSE(Mapped(0x10000));
+  for (int i = 0; i < 5000 && !Mapped(0x20000); ++i) std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE(Mapped(0x10000) && Mapped(0x20000));
+  EXPECT_FALSE(brief.searching());
+  EXPECT_TRUE(brief.OnRunFault());
+  EXPECT_TRUE(brief.searching());
 }
 
 TEST_F(FaultFinderTest, StartsCountingAnewOnceABarWasFound) {

@@ -149,6 +149,7 @@ Result<std::string> RenderReport(Vm& vm, const StartupPhases& phases, const Stop
                       {"page_bytes", static_cast<uint64_t>(vm.ram().page_size())},
                       {"overhead_bytes", overhead}};
   report["memslots"] = MemslotsJson(vm.memslots());
+  report["trapped_bar_pieces"] = vm.address_space().trapped_pieces();
   report["exits"] = ExitsJson(vm);
   if (vm.passthrough() != nullptr)
     report["passthrough"] = PassthroughJson(*vm.passthrough(), vm.address_space().Peers());

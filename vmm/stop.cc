@@ -57,6 +57,11 @@ void StopSignal::Request(StopRequest::Reason reason, ExitStatus status, std::str
   Request({reason, static_cast<int>(status), std::move(detail)});
 }
 
+bool StopSignal::unsafe() {
+  MutexLock lock(mutex_);
+  return request_ && request_->reason == StopRequest::Reason::kUnsafe;
+}
+
 StopRequest StopSignal::Take() {
   MutexLock lock(mutex_);
   CHECK(request_.has_value());

@@ -33,6 +33,8 @@ class StopSignal {
   void Request(StopRequest::Reason reason, ExitStatus status, std::string detail);
 
   bool requested() const { return requested_.load(std::memory_order_acquire); }
+  // Whether the pending request is that memory is not safe to give back.
+  bool unsafe() EXCLUDES(mutex_);
   // Readable while a request is pending; for epoll.
   const Fd& event() const { return event_; }
   // Takes the pending request; vCPUs must have been stopped before, or they would run on.

@@ -45,6 +45,7 @@ class Vm {
   const std::vector<std::unique_ptr<Vcpu>>& vcpus() const { return vcpus_; }
   const LoadedGuest& loaded() const { return loaded_; }
   BootMarker& boot_marker() { return devices_->boot_marker(); }
+  const AddressSpace& address_space() const { return address_space_; }
   unsigned reboots() const { return reboots_; }
   // Null where no device is passed through.
   const Passthrough* passthrough() const { return passthrough_.get(); }
@@ -52,6 +53,7 @@ class Vm {
   // For what is placed in the machine from outside (tests): before Run, or with its own locking.
   AddressSpace& address_space() { return address_space_; }
   TrapBus& mmio() { return mmio_; }
+  PciRoot& pci() { return devices_->pci(); }
 
  private:
   struct Images {
@@ -72,6 +74,7 @@ class Vm {
   Result<> WatchSignals();
   Result<> HandleSignal();
   void PrintPassthrough();
+  void CutPeersIfUnsafe();
   Result<> Reboot();
   Result<> StartVcpus();
   void StopVcpus();

@@ -86,7 +86,7 @@ Result<std::vector<GuestRange>> VfioContainer::IovaRanges() const {
   return ranges;
 }
 
-Result<std::string> VfioContainer::Map(GuestRange range, const Backing& backing) {
+Result<std::string> VfioContainer::Map(GuestRange range, const Backing& backing, Deadline) {
   if (backing.host == Hva()) return Fail("it is not mapped in this process");
   vfio_iommu_type1_dma_map map{};
   map.argsz = sizeof map;

@@ -35,8 +35,8 @@ class VfioContainer : public DmaDomain {
 
   // --- DmaDomain
   std::string name() const override { return name_; }
-  Result<std::string> Map(GuestRange range, const Backing& backing) override;
-  bool alive() const override { return true; }
+  Result<std::string> Map(GuestRange range, const Backing& backing, Deadline deadline) override;
+  State state() const override { return State::kServing; }
   UnmapTicket StartUnmap(GuestRange range) override;
   Unmapped AwaitUnmap(UnmapTicket ticket, Deadline deadline) override;
 

@@ -19,6 +19,9 @@ using Clock = std::chrono::steady_clock;
 // Unmaps that are sent before the first answer is read. More could fill the server's socket with
 // answers, and then ours with requests.
 constexpr size_t kMaxInFlight = 64;
+// A request to unmap is a few bytes, for which a server that reads has always room. One that does not
+// read may hold up the start of other unmaps for so long, once: then it is lost.
+constexpr auto kSendPatience = std::chrono::milliseconds(250);
 
 // Its size stays, so that whoever maps it cannot be made to fault by whoever holds it too.
 bool IsSealed(const std::optional<Backing::Handle>& file) {
@@ -42,7 +45,13 @@ Result<> VfioUserDomain::CheckMap(GuestRange range) const {
   return {};
 }
 
-Result<std::string> VfioUserDomain::Map(GuestRange range, const Backing& backing) {
+DmaDomain::State VfioUserDomain::state() const {
+  if (gone_.load(std::memory_order_acquire)) return State::kGone;
+  return connection_.broken() ? State::kLost : State::kServing;
+}
+
+Result<std::string> VfioUserDomain::Map(GuestRange range, const Backing& backing,
+                                        Deadline deadline) {
   TRY(CheckMap(range));
   const bool file = IsSealed(backing.file);
   {
@@ -50,19 +59,19 @@ Result<std::string> VfioUserDomain::Map(GuestRange range, const Backing& backing
     MutexLock lock(mutex_);
     pieces_[range.start] = {range.size, backing.writable, file};
   }
-  const Result<> sent = SendMap(range, backing, file);
+  const Result<> sent = SendMap(range, backing, file, deadline);
   if (sent) return file ? "fd" : "forwarded";
   {
     MutexLock lock(mutex_);
     pieces_.erase(range.start);
   }
   // It may have mapped what it did not confirm.
-  if (connection_.broken() && Lost().state == Unmapped::State::kUnrevoked)
-    LogWarning("{} may have mapped {}", name(), range);
+  if (connection_.broken()) End();
   return std::unexpected(sent.error());
 }
 
-Result<> VfioUserDomain::SendMap(GuestRange range, const Backing& backing, bool file) {
+Result<> VfioUserDomain::SendMap(GuestRange range, const Backing& backing, bool file,
+                                 Deadline deadline) {
   DmaMapRequest map;
   map.flags = DmaMapRequest::kRead | (backing.writable ? DmaMapRequest::kWrite : 0);
   map.address = range.start.value();
@@ -74,7 +83,8 @@ Result<> VfioUserDomain::SendMap(GuestRange range, const Backing& backing, bool 
     map.offset = backing.file->offset;
     request.fds = {&backing.file->fd, 1};
   }
-  TRY(connection_.Call(request));
+  const uint16_t call = TRY(connection_.Start(request, deadline));
+  TRY(connection_.Await(call, deadline));
   return {};
 }
 
@@ -84,7 +94,7 @@ DmaDomain::UnmapTicket VfioUserDomain::StartUnmap(GuestRange range) {
     pieces_.erase(range.start);
   }
   if (in_flight_.size() >= kMaxInFlight)
-    Settle(tickets_.at(in_flight_.front()), Clock::now() + connection_.limits().reply);
+    Settle(tickets_.at(in_flight_.front()), Clock::now() + kSendPatience);
   const UnmapTicket id = next_ticket_++;
   Ticket& ticket = tickets_[id];
   ticket.range = range;
@@ -95,8 +105,7 @@ DmaDomain::UnmapTicket VfioUserDomain::StartUnmap(GuestRange range) {
   request.command = Command::kDmaUnmap;
   request.body = Bytes(unmap);
   request.max_reply = sizeof unmap;
-  const Result<uint16_t> call =
-      connection_.Start(request, Clock::now() + connection_.limits().reply);
+  const Result<uint16_t> call = connection_.Start(request, Clock::now() + kSendPatience);
   if (call) {
     ticket.call = *call;
     in_flight_.push_back(id);
@@ -114,10 +123,8 @@ DmaDomain::Unmapped VfioUserDomain::AwaitUnmap(UnmapTicket id, Deadline deadline
 
 void VfioUserDomain::Settle(Ticket& ticket, Deadline deadline) {
   if (ticket.result) return;
-  if (!ticket.call) {
-    ticket.result = Lost();
-    return;
-  }
+  ticket.result = Unmapped{Unmapped::State::kEnded, 0, std::nullopt};
+  if (!ticket.call) return End();
   // Tickets are settled in the order of their start, and so are calls answered.
   std::erase_if(in_flight_, [&](UnmapTicket id) { return &tickets_.at(id) == &ticket; });
   const Result<Message> reply = connection_.Await(*ticket.call, deadline);
@@ -131,12 +138,11 @@ void VfioUserDomain::Settle(Ticket& ticket, Deadline deadline) {
   // Told that it did not, or something else, there is no telling what it has.
   connection_.Break(reply ? fmt::format("a wrong answer to DMA_UNMAP of {}", ticket.range)
                           : reply.error().message());
-  ticket.result = Lost();
+  End();
 }
 
-DmaDomain::Unmapped VfioUserDomain::Lost() {
-  if (process_ && process_->KillAndReap()) dead_.store(true, std::memory_order_release);
-  return {alive() ? Unmapped::State::kUnrevoked : Unmapped::State::kDead, 0, std::nullopt};
+void VfioUserDomain::End() {
+  if (process_ && process_->KillAndReap()) gone_.store(true, std::memory_order_release);
 }
 
 // --- The server's own accesses ---------------------------------------------------------------------

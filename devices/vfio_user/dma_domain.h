@@ -7,7 +7,7 @@
 // copies, within what is mapped and not closing, and never while it waits for that server.
 //
 // There is no revocation, only the request to unmap (G7). A server that does not answer it, or answers
-// wrongly, is ended if it is ours (kDead); else its connection is and the mapping counts as unrevoked.
+// wrongly, is ended if it is ours, and so gone; else its connection is, and the domain is lost.
 #pragma once
 
 #include <atomic>
@@ -41,8 +41,9 @@ class VfioUserDomain : public DmaDomain {
 
   // DmaDomain.
   std::string name() const override { return connection_.name(); }
-  Result<std::string> Map(GuestRange range, const Backing& backing) override EXCLUDES(mutex_);
-  bool alive() const override { return !dead_.load(std::memory_order_acquire); }
+  Result<std::string> Map(GuestRange range, const Backing& backing, Deadline deadline) override
+      EXCLUDES(mutex_);
+  State state() const override;
   UnmapTicket StartUnmap(GuestRange range) override EXCLUDES(mutex_);
   Unmapped AwaitUnmap(UnmapTicket ticket, Deadline deadline) override;
 
@@ -68,10 +69,10 @@ class VfioUserDomain : public DmaDomain {
   };
 
   Result<> CheckMap(GuestRange range) const EXCLUDES(mutex_);
-  Result<> SendMap(GuestRange range, const Backing& backing, bool file);
+  Result<> SendMap(GuestRange range, const Backing& backing, bool file, Deadline deadline);
   void Settle(Ticket& ticket, Deadline deadline);
-  // What an unmap that got no proper answer comes to.
-  Unmapped Lost();
+  // The connection is broken: ends the process behind it, if it is ours.
+  void End();
 
   // An errno, or 0.
   uint32_t Run(const Transfer& transfer) EXCLUDES(mutex_);
@@ -86,7 +87,7 @@ class VfioUserDomain : public DmaDomain {
 
   std::atomic<AddressSpace*> space_ = nullptr;
   std::atomic<bool> bus_master_ = false;
-  std::atomic<bool> dead_ = false;
+  std::atomic<bool> gone_ = false;  // the process is reaped
 
   // Of the one thread that maps and unmaps at a time (AddressSpace's lock).
   std::map<UnmapTicket, Ticket> tickets_;

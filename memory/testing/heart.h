@@ -57,8 +57,11 @@ inline Placement Of(std::vector<Piece> pieces, std::vector<IoEvent> events = {})
 }
 
 struct Heart {
-  explicit Heart(std::chrono::milliseconds zap_deadline = std::chrono::seconds(20))
-      : space(slots, {.zap_deadline = zap_deadline, .on_unsafe = [this](const Error& error) {
+  explicit Heart(std::chrono::milliseconds zap_deadline = std::chrono::seconds(20),
+                 std::chrono::milliseconds map_deadline = std::chrono::seconds(20))
+      : space(slots, {.zap_deadline = zap_deadline,
+                      .map_deadline = map_deadline,
+                      .on_unsafe = [this](const Error& error) {
                         unsafe.push_back(error.message());
                         recorder.Note("unsafe");
                       }}) {}

@@ -1,8 +1,8 @@
 // Recorder: the one list of what the fakes of a test were asked to do, in order.
 //
-// RecordingSlots and every RecordingDomain write into the same list, and a test adds what its hardware
-// does, so that order across all of them is asserted by comparing whole vectors. It also decides
-// which call of a fake fails. Any thread.
+// RecordingSlots and every RecordingDomain write into the same list, and a test adds what its
+// hardware does, so that order across all of them is asserted by comparing whole vectors. It also
+// decides which call of a fake fails. Any thread.
 #pragma once
 
 #include <fmt/format.h>
@@ -27,7 +27,8 @@ class Recorder {
  public:
   static constexpr uint64_t kForever = std::numeric_limits<uint64_t>::max();
 
-  // Called with each event, by whom it happened to, before it is in the list. Set while nobody else is about.
+  // Called with each event, by whom it happened to, before it is in the list. Set while nobody else
+  // is about.
   std::function<void(const std::string& event)> on_event;
 
   // Keep no list, for tests that run long.
@@ -49,8 +50,8 @@ class Recorder {
     return std::exchange(events_, {});
   }
 
-  // --- Faults: every call of a fake that can fail passes Faulty under the name of its site: "slot+",
-  // "slot-", "event+", "event-", "dma+", "dma-".
+  // --- Faults: every call of a fake that can fail passes Faulty under the name of its site:
+  // "slot+", "slot-", "event+", "event-", "dma+", "dma-".
 
   // Of the calls of `site` from now on ("": of any), the n-th (from 1) and those after it fail,
   // `count` in all.

@@ -1,19 +1,23 @@
-// RecordingDomain: a DmaDomain as strict as its contract. Writes "dma+ A 0x1000", "dma- start A 0x1000"
-// and "dma- done A 0x1000" into a Recorder; where it does not do as asked, "dma+ A 0x1000 refused" and
-// "dma- failed", "dma- short", "dma- dead" or "dma- unrevoked" in place of "dma- done".
+// RecordingDomain: a DmaDomain as strict as its contract. Writes "dma+ A 0x1000", "dma- start A
+// 0x1000" and "dma- done A 0x1000" into a Recorder; where it does not do as asked, "dma+ A 0x1000
+// refused" and "dma- failed", "dma- short", "dma- gone", "dma- lost" or "dma- unrevoked" in place
+// of "dma- done".
 //
-// It fails the test where it is called wrongly: an unmap of what is not mapped, a ticket awaited twice
-// or never, a call after it said that it is dead, two calls at a time.
+// It fails the test where it is called wrongly: an unmap of what is not mapped, a ticket awaited
+// twice or never, a call after it said that it has ended, two calls at a time.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/locks.h"
@@ -25,13 +29,14 @@ namespace crossbar::testing {
 
 class RecordingDomain : public DmaDomain {
  public:
-  enum class Answer : uint8_t { kDone, kShort, kFailed, kDead, kUnrevoked };
+  enum class Answer : uint8_t { kDone, kShort, kFailed, kGone, kLost, kUnrevoked };
 
   RecordingDomain(Recorder& recorder, std::string name)
       : recorder_(recorder), name_(std::move(name)) {}
   ~RecordingDomain() override {
     EXPECT_TRUE(tickets_.empty()) << name_ << ": " << tickets_.size() << " tickets never awaited";
-    EXPECT_TRUE(dead_ || mapped_.empty()) << name_ << ": " << mapped_.size() << " ranges left";
+    EXPECT_TRUE(state_ != State::kServing || mapped_.empty())
+        << name_ << ": " << mapped_.size() << " ranges left";
   }
 
   // --- How it behaves. To be set while no call is under way.
@@ -39,30 +44,41 @@ class RecordingDomain : public DmaDomain {
   std::string how = "mmap";
   // Why it refuses a backing; "" to map it.
   std::function<std::string(GuestRange, const Backing&)> refuse;
-  // How an unmap ends whose deadline passes while this stalls.
+  // How an unmap ends that was not answered by its deadline, and what becomes of the domain where a
+  // map was not.
   Answer late = Answer::kFailed;
-  // Whether a dead server answers kDead to every unmap, as it should.
-  bool dead_answers_dead = true;
+  // How long after StartUnmap an unmap is answered.
+  std::chrono::milliseconds reply_time{0};
+  // Whether a domain that has ended says so at every unmap, as it should.
+  bool ended_says_so = true;
 
   // How the next unmaps end, in the order in which they are awaited; then kDone.
   void AnswerUnmaps(std::vector<Answer> answers) EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
     answers_.assign(answers.begin(), answers.end());
   }
-  // The server exits: maps fail, unmaps answer kDead.
+  // The server exits: maps fail, unmaps end so, no DMA any more.
   void Die() EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    dead_ = true;
-    mapped_.clear();
+    EndAs(State::kGone);
   }
-  // From now on no unmap answers, until Resume or its deadline.
+  // The same, but that it may still do DMA.
+  void Lose() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    EndAs(State::kLost);
+  }
+  // From now on no unmap is answered, until Resume or its deadline; or no map.
   void Stall() EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
     stalled_ = true;
   }
+  void StallMaps() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    maps_stalled_ = true;
+  }
   void Resume() EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    stalled_ = false;
+    stalled_ = maps_stalled_ = false;
     changed_.NotifyAll();
   }
   void WaitUntilStalled() EXCLUDES(mutex_) {
@@ -87,10 +103,14 @@ class RecordingDomain : public DmaDomain {
     reach(std::prev(it)->second.backing.At(address - std::prev(it)->first));
     return true;
   }
-  // Of the last await.
+  // Of the last await, and of the last map.
   Deadline last_deadline() const EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
     return last_deadline_;
+  }
+  Deadline last_map_deadline() const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return last_map_deadline_;
   }
   // What a test left there on purpose.
   void Drop() EXCLUDES(mutex_) {
@@ -102,41 +122,42 @@ class RecordingDomain : public DmaDomain {
 
   std::string name() const override { return name_; }
 
-  Result<std::string> Map(GuestRange range, const Backing& backing) override {
+  Result<std::string> Map(GuestRange range, const Backing& backing, Deadline deadline) override {
     const OneAtATime one(inside_);
-    EXPECT_FALSE(known_dead_) << name_ << " is dead and was told to map";
-    const Result<std::string> result = TryMap(range, backing);
+    EXPECT_FALSE(known_ended_) << name_ << " has ended and was told to map";
+    const Result<std::string> result = TryMap(range, backing, deadline);
     recorder_.Note(fmt::format("dma+ {} {}{}", name_, range.start, result ? "" : " refused"));
     return result;
   }
 
-  bool alive() const override {
+  State state() const override {
     MutexLock lock(mutex_);
-    if (dead_) known_dead_ = true;
-    return !dead_;
+    if (state_ != State::kServing) known_ended_ = true;
+    return state_;
   }
 
   UnmapTicket StartUnmap(GuestRange range) override {
     const OneAtATime one(inside_);
-    EXPECT_FALSE(known_dead_) << name_ << " is dead and was told to unmap";
+    EXPECT_FALSE(known_ended_) << name_ << " has ended and was told to unmap";
     recorder_.Note(fmt::format("dma- start {} {}", name_, range.start));
     MutexLock lock(mutex_);
     const auto entry = mapped_.find(range.start);
     if (entry != mapped_.end() && entry->second.range == range) {
       EXPECT_FALSE(entry->second.leaving) << name_ << ": two unmaps of one range at once";
       entry->second.leaving = true;
-    } else if (!dead_) {
+    } else if (state_ == State::kServing) {
       ADD_FAILURE() << name_ << " has not mapped " << fmt::format("{}", range);
     }
-    tickets_.emplace(++last_ticket_, range);
+    tickets_.emplace(++last_ticket_, Ticket{range, std::chrono::steady_clock::now() + reply_time});
     return last_ticket_;
   }
 
   Unmapped AwaitUnmap(UnmapTicket ticket, Deadline deadline) override {
     const OneAtATime one(inside_);
     const bool faulty = recorder_.Faulty("dma-");
-    GuestRange range;
+    Ticket awaited;
     Answer answer = Answer::kDone;
+    Unmapped result;
     {
       MutexLock lock(mutex_);
       const auto found = tickets_.find(ticket);
@@ -144,14 +165,14 @@ class RecordingDomain : public DmaDomain {
         ADD_FAILURE() << name_ << ": ticket " << ticket << " is not to be awaited";
         return {Unmapped::State::kFailed, 0, Error::Of("no such ticket")};
       }
-      range = found->second;
+      awaited = found->second;
       tickets_.erase(found);
       last_deadline_ = deadline;
-      answer = NextAnswer(WaitWhileStalled(deadline), faulty);
-      Apply(range, answer);
+      answer = NextAnswer(WaitForReply(awaited.reply, deadline), faulty);
+      result = Apply(awaited.range, answer);
     }
-    recorder_.Note(fmt::format("dma- {} {} {}", Name(answer), name_, range.start));
-    return Ending(answer, range);
+    recorder_.Note(fmt::format("dma- {} {} {}", Name(answer), name_, awaited.range.start));
+    return result;
   }
 
  private:
@@ -160,33 +181,61 @@ class RecordingDomain : public DmaDomain {
     Backing backing;
     bool leaving = false;  // between StartUnmap and AwaitUnmap
     bool stuck = false;    // an unmap failed
+    uint64_t left = 0;     // bytes that are still mapped
+  };
+  struct Ticket {
+    GuestRange range;
+    Deadline reply;
   };
 
-  Result<std::string> TryMap(GuestRange range, const Backing& backing) EXCLUDES(mutex_) {
+  Result<std::string> TryMap(GuestRange range, const Backing& backing, Deadline deadline)
+      EXCLUDES(mutex_) {
     if (recorder_.Faulty("dma+")) return std::unexpected(Error(EIO, "injected"));
     const std::string reason = refuse ? refuse(range, backing) : "";
     MutexLock lock(mutex_);
-    if (dead_) return Fail("the server exited");
+    last_map_deadline_ = deadline;
+    if (!WaitWhile(maps_stalled_, deadline)) {
+      // It has it or not, nobody knows: what it does not unmap any more it may use.
+      mapped_.emplace(range.start, Entry{range, backing, false, false, range.size});
+      EndAs(late == Answer::kLost ? State::kLost : State::kGone);
+      return Fail("no answer in time");
+    }
+    if (state_ != State::kServing) return Fail("the server exited");
     if (!reason.empty()) return std::unexpected(Error::Of("{}", reason));
     for (const auto& [start, entry] : mapped_) {
       if (!entry.range.Overlaps(range)) continue;
       EXPECT_TRUE(entry.stuck) << name_ << ": maps overlap at " << fmt::format("{}", range);
       return std::unexpected(Error(EEXIST, "something is mapped there"));
     }
-    mapped_.emplace(range.start, Entry{range, backing});
+    mapped_.emplace(range.start, Entry{range, backing, false, false, range.size});
     return how;
   }
-  // False where the deadline passed.
-  bool WaitWhileStalled(Deadline deadline) REQUIRES(mutex_) {
-    waiting_ = stalled_;
+  void EndAs(State state) REQUIRES(mutex_) {
+    state_ = std::max(state_, state);
+    if (state_ == State::kGone) mapped_.clear();
+    changed_.NotifyAll();
+  }
+  // False where the deadline passed. The end of the domain answers all.
+  bool WaitWhile(const bool& stalled, Deadline deadline) REQUIRES(mutex_) {
+    waiting_ = stalled;
     changed_.NotifyAll();
     bool in_time = true;
-    while (stalled_ && in_time) in_time = changed_.WaitUntil(mutex_, deadline);
+    while (stalled && in_time && state_ == State::kServing)
+      in_time = changed_.WaitUntil(mutex_, deadline);
     waiting_ = false;
     return in_time;
   }
+  // A reply that is there counts, although the deadline has passed.
+  bool WaitForReply(Deadline reply, Deadline deadline) REQUIRES(mutex_) {
+    if (!WaitWhile(stalled_, deadline)) return false;
+    while (std::chrono::steady_clock::now() < reply) {
+      if (!changed_.WaitUntil(mutex_, std::min(reply, deadline)) && reply > deadline) return false;
+    }
+    return true;
+  }
   Answer NextAnswer(bool in_time, bool faulty) REQUIRES(mutex_) {
-    if (dead_ && dead_answers_dead) return Answer::kDead;
+    if (state_ != State::kServing && ended_says_so)
+      return state_ == State::kGone ? Answer::kGone : Answer::kLost;
     if (!in_time) return late;
     if (faulty) return Answer::kFailed;
     if (answers_.empty()) return Answer::kDone;
@@ -194,61 +243,69 @@ class RecordingDomain : public DmaDomain {
     answers_.pop_front();
     return answer;
   }
-  void Apply(GuestRange range, Answer answer) REQUIRES(mutex_) {
+  Unmapped Apply(GuestRange range, Answer answer) REQUIRES(mutex_) {
+    const auto entry = mapped_.find(range.start);
+    const bool there = entry != mapped_.end();
     switch (answer) {
-      case Answer::kDone:
+      case Answer::kDone: {
+        const uint64_t bytes = there ? entry->second.left : 0;
+        mapped_.erase(range.start);
+        return {Unmapped::State::kDone, bytes, {}};
+      }
       case Answer::kUnrevoked:
         mapped_.erase(range.start);
-        break;
-      case Answer::kDead:
-        dead_ = known_dead_ = true;
-        mapped_.clear();
-        break;
+        return {Unmapped::State::kUnrevoked, 0, {}};
+      case Answer::kGone:
+      case Answer::kLost:
+        EndAs(answer == Answer::kGone ? State::kGone : State::kLost);
+        return {Unmapped::State::kEnded, 0, {}};
       case Answer::kShort:
-      case Answer::kFailed:
-        if (const auto entry = mapped_.find(range.start); entry != mapped_.end()) {
+      case Answer::kFailed: {
+        uint64_t bytes = 0;
+        if (there) {
           entry->second.leaving = false;
           entry->second.stuck = true;
+          // All but the last page.
+          if (answer == Answer::kShort) {
+            bytes = entry->second.left - kPageSize;
+            entry->second.left = kPageSize;
+          }
         }
-        break;
+        if (answer == Answer::kShort) return {Unmapped::State::kDone, bytes, {}};
+        return {Unmapped::State::kFailed, 0, Error(EIO, "injected")};
+      }
     }
+    return {};
   }
   static const char* Name(Answer answer) {
     switch (answer) {
       case Answer::kDone: return "done";
       case Answer::kShort: return "short";
       case Answer::kFailed: return "failed";
-      case Answer::kDead: return "dead";
+      case Answer::kGone: return "gone";
+      case Answer::kLost: return "lost";
       case Answer::kUnrevoked: return "unrevoked";
     }
     return "?";
-  }
-  static Unmapped Ending(Answer answer, GuestRange range) {
-    switch (answer) {
-      case Answer::kDone: return {Unmapped::State::kDone, range.size, {}};
-      case Answer::kShort: return {Unmapped::State::kDone, range.size - kPageSize, {}};
-      case Answer::kFailed: return {Unmapped::State::kFailed, 0, Error(EIO, "injected")};
-      case Answer::kDead: return {Unmapped::State::kDead, 0, {}};
-      case Answer::kUnrevoked: return {Unmapped::State::kUnrevoked, 0, {}};
-    }
-    return {};
   }
 
   Recorder& recorder_;
   const std::string name_;
   std::atomic<int> inside_ = 0;
-  mutable std::atomic<bool> known_dead_ = false;  // it said so
+  mutable std::atomic<bool> known_ended_ = false;  // it said so
 
   mutable Mutex mutex_;
   CondVar changed_;
-  bool dead_ GUARDED_BY(mutex_) = false;
+  State state_ GUARDED_BY(mutex_) = State::kServing;
   bool stalled_ GUARDED_BY(mutex_) = false;
+  bool maps_stalled_ GUARDED_BY(mutex_) = false;
   bool waiting_ GUARDED_BY(mutex_) = false;
   std::deque<Answer> answers_ GUARDED_BY(mutex_);
   std::map<Gpa, Entry> mapped_ GUARDED_BY(mutex_);
-  std::map<UnmapTicket, GuestRange> tickets_ GUARDED_BY(mutex_);
+  std::map<UnmapTicket, Ticket> tickets_ GUARDED_BY(mutex_);
   UnmapTicket last_ticket_ GUARDED_BY(mutex_) = 0;
   Deadline last_deadline_ GUARDED_BY(mutex_);
+  Deadline last_map_deadline_ GUARDED_BY(mutex_);
 };
 
 }  // namespace crossbar::testing

@@ -121,7 +121,8 @@ inline std::vector<SweepPath> SweepPaths() {
     EXPECT_TRUE(state.Join(0));
     EXPECT_TRUE(state.Join(1));
     EXPECT_TRUE(state.Map("ram", Of({Ram(0x100000, 0x4000)})));
-    EXPECT_TRUE(state.Map("bar", Of({Bar(0x1000), Bar(0x3000)}, {EventAt(0x2000), EventAt(0x2008)})));
+    EXPECT_TRUE(
+        state.Map("bar", Of({Bar(0x1000), Bar(0x3000)}, {EventAt(0x2000), EventAt(0x2008)})));
   };
   const auto claims = [=](SweepState& state) {
     usual(state);
@@ -131,17 +132,24 @@ inline std::vector<SweepPath> SweepPaths() {
   return {
       {"Map: a BAR of two pieces and two ioeventfds", usual,
        [](SweepState& state) {
-         return state.Map("new", Of({Bar(0x8000), Bar(0x6000)}, {EventAt(0x7000), EventAt(0x7008)}));
+         return state.Map("new",
+                          Of({Bar(0x8000), Bar(0x6000)}, {EventAt(0x7000), EventAt(0x7008)}));
        }},
       {"Map: RAM and a BAR", usual,
-       [](SweepState& state) { return state.Map("new", Of({Bar(0x8000), Ram(0x6000), Ram(0xa000)})); }},
+       [](SweepState& state) {
+         return state.Map("new", Of({Bar(0x8000), Ram(0x6000), Ram(0xa000)}));
+       }},
       {"MapOrClaim: a free place", usual,
        [](SweepState& state) { return state.Map("new", Of({Bar(0x8000)}), true); }},
       {"MapOrClaim: a place that is taken", usual,
-       [](SweepState& state) { return state.Map("new", Of({Bar(0x8000), Bar(0x3000)}), true); }},
+       [](SweepState& state) {
+         return state.Map("new", Of({Bar(0x8000), Bar(0x3000)}), true);
+       }},
       {"Zap: a BAR", usual, [](SweepState& state) { return state.Zap({"bar"}), true; }},
       {"Zap: all there is", claims,
-       [](SweepState& state) { return state.Zap({"claim 2", "bar", "ram", "claim 1"}), true; }},
+       [](SweepState& state) {
+         return state.Zap({"claim 2", "bar", "ram", "claim 1"}), true;
+       }},
       {"Zap: two claims are placed", claims,
        [](SweepState& state) { return state.Zap({"bar"}), true; }},
       {"AddDomain: with RAM and BARs",
@@ -151,7 +159,8 @@ inline std::vector<SweepPath> SweepPaths() {
          EXPECT_TRUE(state.Map("bar", Of({Bar(0x1000), Bar(0x110000)})));
        },
        [](SweepState& state) { return state.Join(1); }},
-      {"DomainHandle: its end", usual, [](SweepState& state) { return state.domains.erase(0) == 1; }},
+      {"DomainHandle: its end", usual,
+       [](SweepState& state) { return state.domains.erase(0) == 1; }},
       {"Demotion: begin and end", usual,
        [](SweepState& state) {
          const auto demotion = state.world.space().DemoteBars();
@@ -177,9 +186,10 @@ struct SweepCount {
   uint64_t emergencies = 0;  // and those that ended in one (G5)
 
   std::string ToString() const {
-    return fmt::format("{} paths, {} sites, {} occurrences; {} runs with a fault, all fired; {} undone, "
-                       "{} emergencies",
-                       paths, sites.size(), occurrences, fired, refused, emergencies);
+    return fmt::format(
+        "{} paths, {} sites, {} occurrences; {} runs with a fault, all fired; {} undone, "
+        "{} emergencies",
+        paths, sites.size(), occurrences, fired, refused, emergencies);
   }
 };
 
@@ -241,8 +251,8 @@ inline bool RunWithFaults(const SweepPath& path, const MakeWorld& make, const Ar
   return fired;
 }
 
-// Every path, every site whose name starts with `prefix`, every occurrence; each failing as many times
-// as `times` says, one after the other.
+// Every path, every site whose name starts with `prefix`, every occurrence; each failing as many
+// times as `times` says, one after the other.
 inline SweepCount Sweep(const MakeWorld& make, const std::vector<uint64_t>& times,
                         std::string_view prefix = "") {
   SweepCount count;

@@ -4,7 +4,7 @@
   docs.py readme     every command in a sh block of README.md ends with the status it states (default 0)
   docs.py help       README.md quotes `crossbar run --help` word for word, and its exit statuses are the
                      program's
-  docs.py zap        docs/zap.md names a test for each of G1 to G12, and these tests exist
+  docs.py zap        docs/zap.md names a test for each of G1 to G12, and all tests it names exist
   docs.py --update   writes the help text into README.md
 
 A command states its status in a comment: `crossbar run ...  # exit status 1`.
@@ -131,10 +131,11 @@ def sources():
 
 
 def existing_tests():
-    """The names of all GoogleTest tests in the sources, without their suites."""
+    """The names of all GoogleTest tests in the sources, without their suites, and of all fuzzers."""
     macro = re.compile(r"^\s*(?:TEST|TEST_F|TEST_P|TYPED_TEST)\(\s*\w+\s*,\s*(\w+)\s*\)", re.MULTILINE)
-    return {name for path in sources() if os.path.isfile(os.path.join(ROOT, path))
-            for name in macro.findall(read(path))}
+    fuzzers = {name[:-3] for name in os.listdir(os.path.join(ROOT, "tests/fuzz")) if name.endswith("_fuzz.cc")}
+    return fuzzers | {name for path in sources() if os.path.isfile(os.path.join(ROOT, path))
+                      for name in macro.findall(read(path))}
 
 
 def invariants(text):
@@ -147,14 +148,17 @@ def invariants(text):
 
 
 def check_zap(text, tests):
-    """Each invariant is a test that carries its name, such as `G2ZapTakesDmaOutFirst`."""
+    """Each invariant's row names a test that carries its name, such as `G2ZapTakesDmaOutFirst` or
+    `G2.ZapTakesDmaOutFirst`, in its last cell; and every test and fuzzer named there exists."""
     said = invariants(text)
     problems = []
     for name in (f"G{number}" for number in range(1, 13)):
-        named = re.findall(rf"`(?:\w+\.)?({name}[A-Z]\w*)`", said.get(name, ""))
-        if not named:
+        row = said.get(name, "").split("\n")[0].rstrip("| ")
+        named = re.findall(r"`((?:\w+\.)?\w+)`", row.rpartition("|")[2])
+        if not any(re.search(rf"{name}(?!\d)", test) for test in named):
             problems.append(f"docs/zap.md names no test for {name}")
-        problems += [f"docs/zap.md, {name}: there is no test {test}" for test in named if test not in tests]
+        problems += [f"docs/zap.md, {name}: there is no test {test}" for test in named
+                     if test.rpartition(".")[2] not in tests]
     return problems
 
 

@@ -45,6 +45,9 @@ class Docs(unittest.TestCase):
                          ["docs/zap.md names no test for G1"])
         self.assertEqual(docs.check_zap(ZAP.replace("`G7Holds`", "`Zap.G7Holds`, `G7More`"), TESTS),
                          ["docs/zap.md, G7: there is no test G7More"])
+        self.assertEqual(docs.check_zap(ZAP.replace("`G7Holds`", "`G7.Holds`, `Other`"), TESTS | {"Holds"}),
+                         ["docs/zap.md, G7: there is no test Other"])
+        self.assertEqual(docs.check_zap(ZAP.replace("why", "`Table::Function`"), TESTS), [])
         self.assertEqual(docs.check_zap(ZAP, TESTS - {"G1Holds"}),
                          ["docs/zap.md, G1: there is no test G1Holds"])
 

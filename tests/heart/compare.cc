@@ -1,5 +1,6 @@
 // After each operation: what AddressSpace says, and what the fakes were told, against the model.
 #include <algorithm>
+#include <tuple>
 
 #include "tests/heart/session.h"
 
@@ -26,6 +27,10 @@ void Session::CompareAll() {
     if (event.kind == Event::Kind::kAwaitUnmap &&
         (event.deadline < began_ + zap_deadline_ || event.deadline > event.time + zap_deadline_)) {
       Differ("an unmap is awaited under another deadline");
+    }
+    if (event.kind == Event::Kind::kMap && (event.deadline < began_ + map_deadline_ ||
+                                            event.deadline > event.time + map_deadline_)) {
+      Differ("a map has another deadline");
     }
   }
   CompareKvm();
@@ -80,9 +85,10 @@ void Session::CompareKvm() {
 
 void Session::CompareDomains() {
   for (const Model::Domain& domain : model_.domains()) {
+    if (domain.fake == nullptr) continue;
     const FakeDomain& fake = *domain.fake;
     if (fake.tickets() != 0) Differ("{} has unmaps that nobody awaits", fake.name());
-    if (fake.gone()) continue;
+    if (fake.ended()) continue;
     std::set<Gpa> expected = model_.StuckIn(fake);
     expected.insert(domain.mapped.begin(), domain.mapped.end());
     std::set<Gpa> actual;
@@ -100,11 +106,12 @@ void Session::CompareDomains() {
     }
   }
   for (const Member& member : left_) {
+    if (member.fake->tickets() != 0) Differ("{} left with unmaps under way", member.fake->name());
+    if (member.fake->ended()) continue;
     const std::set<Gpa> stuck = model_.StuckIn(*member.fake);
     for (const auto& [start, mapped] : member.fake->mapped()) {
       if (!stuck.contains(start)) Differ("{} has left with {}", member.fake->name(), mapped.range);
     }
-    if (member.fake->tickets() != 0) Differ("{} left with unmaps under way", member.fake->name());
   }
   if (left_.size() > 16) left_.erase(left_.begin(), left_.begin() + 8);
 }
@@ -121,53 +128,63 @@ void Session::CompareHandles() {
 void Session::CompareMatrix() {
   const P2pMatrix matrix = space_->Peers();
   if (matrix.generation != space_->generation()) Differ("the matrix is of another generation");
-  const auto now = Model::Clock::now();
   size_t next = 0;
-  const auto check = [&](const std::string& initiator, GuestRange range, const Backing* backing,
-                         Model::Cell& cell) {
-    if (next == matrix.cells.size()) Differ("no cell for {} at {}", initiator, range);
-    const P2pMatrix::Cell& actual = matrix.cells[next++];
-    if (actual.initiator != initiator || actual.range != range || actual.state != cell.state) {
-      Differ("cell {} at {} {}, not {} at {} {}", actual.initiator, actual.range,
-             P2pStateName(actual.state), initiator, range, P2pStateName(cell.state));
-    }
-    if (actual.target != backing->owner->bar_owner_name() || actual.bar != backing->bar ||
-        actual.bar_offset != backing->bar_offset) {
-      Differ("cell {} at {}: wrong BAR", initiator, range);
-    }
-    if (cell.state == State::kMapped
-            ? actual.detail != cell.text
-            : actual.detail.find(cell.text) == std::string::npos ||
-                  (cell.state == State::kRefused && actual.detail.empty())) {
-      Differ("cell {} at {}: detail '{}', not '{}'", initiator, range, actual.detail, cell.text);
-    }
-    if (!cell.since) {
-      if (actual.since > now) Differ("a cell from the future");
-      if (actual.since < began_ && cell.state != State::kUnrevoked) Differ("a new cell is old");
-      cell.since = actual.since;
-    }
-    if (*cell.since != actual.since) Differ("cell {} at {}: since has changed", initiator, range);
-  };
   for (Model::Domain& domain : model_.domains()) {
-    if (domain.dead) continue;
-    const std::string name = domain.fake->name();
-    auto unrevoked = domain.unrevoked.begin();
-    for (const auto& [start, piece] : model_.live()) {
-      if (piece.backing.kind != Backing::Kind::kBar) continue;
-      for (; unrevoked != domain.unrevoked.end() && unrevoked->first < start; ++unrevoked) {
-        check(name, unrevoked->second.range, &unrevoked->second.backing, unrevoked->second.cell);
-      }
-      const auto cell = domain.bars.find(start);
-      if (cell == domain.bars.end()) Differ("the model has no cell for {} at {}", name, start);
-      check(name, piece.range, &piece.backing, cell->second);
+    std::vector<ExpectedCell> expected;
+    for (auto& [start, cell] : domain.bars) {
+      const Model::Live& piece = model_.live().at(start);
+      expected.push_back({piece.range, piece.backing.owner->bar_owner_name(), piece.backing.bar,
+                          piece.backing.bar_offset, &cell});
     }
-    for (; unrevoked != domain.unrevoked.end(); ++unrevoked) {
-      check(name, unrevoked->second.range, &unrevoked->second.backing, unrevoked->second.cell);
+    for (Model::Kept& kept : domain.kept) {
+      expected.push_back({kept.range, kept.target, kept.bar, kept.bar_offset, &kept.cell});
+      if (kept.elsewhere) kept.cell.text = "elsewhere";
+    }
+    std::ranges::sort(expected, {}, [](const ExpectedCell& cell) {
+      return std::tuple(cell.range.start, cell.range.size, cell.cell->state, cell.target, cell.bar,
+                        cell.bar_offset);
+    });
+    for (const ExpectedCell& cell : expected) {
+      if (next == matrix.cells.size()) Differ("no cell for {} at {}", domain.name, cell.range);
+      CompareCell(matrix.cells[next++], domain.name, cell);
+    }
+    if (domain.fake == nullptr || domain.ended()) continue;
+    for (const auto& [start, piece] : model_.live()) {
+      if (piece.backing.kind == Backing::Kind::kBar && !domain.bars.contains(start))
+        Differ("the model has no cell for {} at {}", domain.name, start);
     }
   }
   if (next != matrix.cells.size()) {
-    const P2pMatrix::Cell& extra = matrix.cells[next];
-    Differ("a stray cell: {} at {} {}", extra.initiator, extra.range, P2pStateName(extra.state));
+    Differ("a cell too much: {} at {}", matrix.cells[next].initiator, matrix.cells[next].range);
+  }
+}
+
+void Session::CompareCell(const P2pMatrix::Cell& actual, const std::string& initiator,
+                          const ExpectedCell& expected) {
+  Model::Cell& cell = *expected.cell;
+  if (actual.initiator != initiator || actual.range != expected.range ||
+      actual.state != cell.state) {
+    Differ("cell {} at {} {}, not {} at {} {}", actual.initiator, actual.range,
+           P2pStateName(actual.state), initiator, expected.range, P2pStateName(cell.state));
+  }
+  if (actual.target != expected.target || actual.bar != expected.bar ||
+      actual.bar_offset != expected.bar_offset) {
+    Differ("cell {} at {}: wrong BAR", initiator, actual.range);
+  }
+  const bool said = cell.state == State::kMapped
+                        ? actual.detail == cell.text
+                        : actual.detail.contains(cell.text) && !actual.detail.empty();
+  if (!said) {
+    Differ("cell {} at {}: detail '{}', not '{}'", initiator, actual.range, actual.detail,
+           cell.text);
+  }
+  if (!cell.since) {
+    if (actual.since > Model::Clock::now()) Differ("a cell from the future");
+    if (actual.since < began_) Differ("a new cell is old");
+    cell.since = actual.since;
+  }
+  if (*cell.since != actual.since) {
+    Differ("cell {} at {}: since has changed", initiator, actual.range);
   }
 }
 

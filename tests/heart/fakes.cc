@@ -117,17 +117,21 @@ std::optional<std::string> FakeDomain::Refuses(GuestRange range, const Backing& 
   return std::nullopt;
 }
 
-Result<std::string> FakeDomain::Map(GuestRange range, const Backing& backing) {
+Result<std::string> FakeDomain::Map(GuestRange range, const Backing& backing,
+                                    Deadline deadline) {
   Event event(Kind::kMap, number_);
   event.range = range;
   event.backing = backing;
+  event.deadline = deadline;
   if (forbidden_) world_.Violation(fmt::format("map {} in {}, which is gone", range, name()));
   if (!PageAligned(range)) world_.Violation(fmt::format("map {}: not whole pages", range));
   if (backing.kind == Backing::Kind::kBar && !backing.peers_may_map) {
     world_.Violation(fmt::format("map {} in {}: p2p=off", range, name()));
   }
   event.outcome = world_.Fate(Kind::kMap, number_, range.start.value());
-  if (event.outcome == Outcome::kDead) Die();
+  if (event.outcome == Outcome::kGone) Die();
+  const bool hung = event.outcome == Outcome::kHung;
+  if (hung) End();
   event.text = "injected";
   if (const auto why = Refuses(range, backing)) {
     event.text = *why;
@@ -138,13 +142,13 @@ Result<std::string> FakeDomain::Map(GuestRange range, const Backing& backing) {
     event.text = "EEXIST";
     event.outcome = Outcome::kFailed;
   }
-  if (gone_) {
-    event.text = "gone";
-    event.outcome = Outcome::kDead;
+  if (ended()) {
+    event.text = hung ? "no answer in time" : "ended";
+    event.outcome = hung ? Outcome::kHung : Ending();
   }
   if (event.outcome == Outcome::kOk) {
     event.text = backing.dma_buf ? "dma-buf" : backing.file ? "fd" : "mmap";
-    mapped_[range.start] = Mapped{range, backing};
+    mapped_[range.start] = Mapped{range, backing, range.size};
   }
   const bool ok = event.outcome == Outcome::kOk;
   std::string text = event.text;
@@ -153,19 +157,24 @@ Result<std::string> FakeDomain::Map(GuestRange range, const Backing& backing) {
   return text;
 }
 
-bool FakeDomain::alive() const {
-  if (forbidden_) world_.Violation(fmt::format("asked {}, which is gone, whether it is", name()));
-  Event event(Kind::kAlive, number_);
-  event.outcome = gone_ ? Outcome::kDead : Outcome::kOk;
+DmaDomain::State FakeDomain::state() const {
+  Event event(Kind::kState, number_);
+  event.outcome = Ending();
   world_.Record(std::move(event));
-  return !gone_;
+  return state_;
+}
+
+Event::Outcome FakeDomain::Ending() const {
+  return state_ == State::kServing ? Outcome::kOk
+         : state_ == State::kGone  ? Outcome::kGone
+                                   : Outcome::kLost;
 }
 
 DmaDomain::UnmapTicket FakeDomain::StartUnmap(GuestRange range) {
   const UnmapTicket ticket = next_ticket_++;
   if (forbidden_) world_.Violation(fmt::format("unmap {} in {}, which is gone", range, name()));
   const auto found = mapped_.find(range.start);
-  if (!gone_ && (found == mapped_.end() || found->second.range != range)) {
+  if (!ended() && (found == mapped_.end() || found->second.range != range)) {
     world_.Violation(fmt::format("unmap {} in {}, which has no such mapping", range, name()));
   }
   for (const auto& [other, started] : tickets_) {
@@ -192,22 +201,30 @@ DmaDomain::Unmapped FakeDomain::AwaitUnmap(UnmapTicket ticket, Deadline deadline
   event.range = range;
   event.deadline = deadline;
   event.outcome = world_.Fate(Kind::kAwaitUnmap, number_, range.start.value());
-  if (event.outcome == Outcome::kDead) Die();
-  if (gone_) event.outcome = Outcome::kDead;
-  const Outcome outcome = event.outcome;
+  if (rules_.foreign && event.outcome == Outcome::kHung) event.outcome = Outcome::kUnrevoked;
+  if (event.outcome == Outcome::kHung || event.outcome == Outcome::kLost) End();
+  if (event.outcome == Outcome::kGone) Die();
+  if (ended()) event.outcome = Ending();
+  const auto mapped = mapped_.find(range.start);
+  if (mapped != mapped_.end() && event.outcome == Outcome::kOk) {
+    event.bytes = mapped->second.left;
+  } else if (mapped != mapped_.end() && event.outcome == Outcome::kShort) {
+    event.bytes = mapped->second.left - kPageSize;
+    mapped->second.left = kPageSize;
+  }
   // An unrevoked mapping is the server's to keep or to drop: nobody can tell any more.
-  if (outcome == Outcome::kOk || outcome == Outcome::kUnrevoked) mapped_.erase(range.start);
-  world_.Record(std::move(event));
+  if (event.outcome == Outcome::kOk || event.outcome == Outcome::kUnrevoked)
+    mapped_.erase(range.start);
   Unmapped result;
-  switch (outcome) {
+  result.bytes = event.bytes;
+  switch (event.outcome) {
     case Outcome::kOk:
-      result.bytes = range.size;
-      break;
     case Outcome::kShort:
-      result.bytes = range.size - kPageSize;
       break;
-    case Outcome::kDead:
-      result.state = Unmapped::State::kDead;
+    case Outcome::kGone:
+    case Outcome::kLost:
+    case Outcome::kHung:
+      result.state = Unmapped::State::kEnded;
       break;
     case Outcome::kUnrevoked:
       result.state = Unmapped::State::kUnrevoked;
@@ -217,12 +234,13 @@ DmaDomain::Unmapped FakeDomain::AwaitUnmap(UnmapTicket ticket, Deadline deadline
       result.error = Error(EBUSY, "injected");
       break;
   }
+  world_.Record(std::move(event));
   return result;
 }
 
-void FakeDomain::Die() {
-  gone_ = true;
-  mapped_.clear();
+void FakeDomain::EndAs(State state) {
+  state_ = std::max(state_, state);
+  if (state_ == State::kGone) mapped_.clear();
 }
 
 }  // namespace crossbar::heart

@@ -2,7 +2,7 @@
 //
 // They do what the contracts in memory/ demand of the real ones and complain (World::Violation)
 // where AddressSpace breaks its side: an overlap, an unmap of what was never mapped, a ticket
-// awaited twice, any call to a domain that it knows is dead or that has left.
+// awaited twice, any call to a domain that it knows has ended or that has left.
 #pragma once
 
 #include <map>
@@ -37,6 +37,7 @@ struct DomainRules {
   bool needs_file = false;     // vfio-user without forwarding
   uint64_t bar_limit = ~0ull;  // last IOVA for a BAR
   size_t max_bars = SIZE_MAX;
+  bool foreign = false;  // a server that nobody can kill: where it ends it is lost
 };
 
 class FakeDomain : public DmaDomain {
@@ -45,15 +46,19 @@ class FakeDomain : public DmaDomain {
       : world_(world), number_(number), rules_(rules) {}
 
   std::string name() const override { return fmt::format("domain {}", number_); }
-  Result<std::string> Map(GuestRange range, const Backing& backing) override;
-  bool alive() const override;
+  Result<std::string> Map(GuestRange range, const Backing& backing, Deadline deadline) override;
+  State state() const override;
   UnmapTicket StartUnmap(GuestRange range) override;
   Unmapped AwaitUnmap(UnmapTicket ticket, Deadline deadline) override;
 
-  // It is gone, and AddressSpace has yet to learn of it.
-  void Die();
-  bool gone() const { return gone_; }
-  // AddressSpace has learned of it, or gave it up: it may only await what it has started.
+  // It ends, by its rules or for sure, and AddressSpace has yet to learn of it.
+  void End() { EndAs(rules_.foreign ? State::kLost : State::kGone); }
+  void Die() { EndAs(State::kGone); }
+  bool ended() const { return state_ != State::kServing; }
+  bool gone() const { return state_ == State::kGone; }
+  bool foreign() const { return rules_.foreign; }
+  // AddressSpace has learned of it, or gave it up: it may only await what it has started, and ask how
+  // it ended where its owner says that it did.
   void Forbid() { forbidden_ = true; }
   // Why its rules forbid the mapping; nothing where they do not.
   std::optional<std::string> Refuses(GuestRange range, const Backing& backing) const;
@@ -61,16 +66,20 @@ class FakeDomain : public DmaDomain {
   struct Mapped {
     GuestRange range;
     Backing backing;
+    uint64_t left = 0;  // bytes that no unmap has taken yet
   };
   const std::map<Gpa, Mapped>& mapped() const { return mapped_; }
   size_t tickets() const { return tickets_.size(); }
   int number() const { return number_; }
 
  private:
+  void EndAs(State state);
+  Event::Outcome Ending() const;
+
   World& world_;
   const int number_;
   const DomainRules rules_;
-  bool gone_ = false;
+  State state_ = State::kServing;
   bool forbidden_ = false;
   std::map<Gpa, Mapped> mapped_;
   std::map<UnmapTicket, GuestRange> tickets_;

@@ -132,6 +132,7 @@ DomainRules Generator::NewRules(Rng& rng) const {
   }
   if (rng.OneIn(4)) rules.bar_limit = k4GiB - 1;
   if (rng.OneIn(4)) rules.max_bars = rng.Between(0, 6);
+  rules.foreign = rng.OneIn(3);
   return rules;
 }
 
@@ -157,7 +158,7 @@ std::vector<Fault> Generator::NewFaults(Rng& rng, bool placing) const {
         break;
       case 4:
         fault.kind = Kind::kMap;
-        fault.outcome = Outcome::kDead;
+        fault.outcome = rng.OneIn(2) ? Outcome::kGone : Outcome::kHung;
         break;
       case 5:
         fault.kind = Kind::kSlotRemove;
@@ -167,8 +168,9 @@ std::vector<Fault> Generator::NewFaults(Rng& rng, bool placing) const {
         break;
       default:
         fault.kind = Kind::kAwaitUnmap;
-        fault.outcome = std::array<Outcome, 4>{Outcome::kFailed, Outcome::kShort,
-                                               Outcome::kUnrevoked, Outcome::kDead}[rng.Below(4)];
+        fault.outcome = std::array<Outcome, 6>{
+            Outcome::kFailed, Outcome::kShort, Outcome::kUnrevoked,
+            Outcome::kHung,   Outcome::kGone,  Outcome::kLost}[rng.Below(6)];
         break;
     }
     fault.nth = static_cast<unsigned>(rng.OneIn(3) ? rng.Below(12) : rng.Below(3));

@@ -52,42 +52,90 @@ std::set<Gpa> Model::StuckIn(const FakeDomain& fake) const {
 
 Model::Domain* Model::FindDomain(int number) {
   const auto found = std::ranges::find_if(
-      domains_, [&](const Domain& domain) { return domain.fake->number() == number; });
+      domains_, [&](const Domain& domain) {
+        return domain.fake != nullptr && domain.fake->number() == number;
+      });
   return found == domains_.end() ? nullptr : &*found;
 }
 
-void Model::Bury(Domain& domain) {
-  if (domain.dead) return;
-  domain.dead = true;
+bool Model::ReadState(Domain& domain, Cursor& cursor) {
+  const Event& event = cursor.Take("what the domain says of its state");
+  if (event.kind != Kind::kState || event.domain != domain.fake->number()) {
+    Differ("its state should be asked: {}", event.ToString());
+  }
+  if (event.outcome == Outcome::kOk) return true;
+  End(domain,
+      event.outcome == Outcome::kGone ? DmaDomain::State::kGone : DmaDomain::State::kLost);
+  return false;
+}
+
+void Model::End(Domain& domain, DmaDomain::State state) {
+  if (state <= domain.known) return;
+  if (state == DmaDomain::State::kGone) {
+    // A server that is gone reaches nothing any more, whatever it answered before.
+    coverage_.Count(domain.ended() ? "domain gone after it was lost" : "domain gone");
+    domain.kept.clear();
+  } else {
+    // One that only does not answer reaches all that it was ever given.
+    coverage_.Count(domain.mapped.empty() ? "domain lost, with nothing" : "domain lost");
+    for (const Gpa start : domain.mapped) Keep(domain, start, "lost");
+  }
+  domain.known = state;
   domain.mapped.clear();
   domain.bars.clear();
-  // A server that is gone reaches nothing any more, whatever it answered before.
-  domain.unrevoked.clear();
   stuck_.erase(domain.fake->number());
   domain.fake->Forbid();
   changed_ = true;
 }
 
-void Model::NoteUnrevoked(Domain& domain, GuestRange range) {
-  const auto found = leaving_.find(range.start);
-  if (found == leaving_.end() || found->second.backing.kind != Backing::Kind::kBar) return;
-  const Backing& backing = found->second.backing;
-  // What it kept before at the same place is the same thing.
-  std::erase_if(domain.unrevoked, [&](const auto& other) {
-    const Unrevoked& kept = other.second;
-    return kept.range == range && kept.backing.bar == backing.bar &&
-           kept.backing.bar_offset == backing.bar_offset &&
-           kept.backing.owner->bar_owner_name() == backing.owner->bar_owner_name();
-  });
-  domain.unrevoked.emplace(range.start, Unrevoked{range, backing, Cell{State::kUnrevoked, "", {}}});
+void Model::Keep(Domain& domain, Gpa start, const char* why) {
+  const auto placing = placing_.find(start);
+  const Live& piece = placing != placing_.end() ? placing->second : live_.at(start);
+  Kept kept;
+  if (piece.backing.kind == Backing::Kind::kRam) {
+    kept.target = "guest RAM";
+  } else {
+    kept.target = piece.backing.owner->bar_owner_name();
+    kept.bar = piece.backing.bar;
+    kept.bar_offset = piece.backing.bar_offset;
+  }
+  kept.range = piece.range;
+  kept.cell = Cell{State::kUnrevoked, why, {}};
   changed_ = true;
+  for (Kept& before : domain.kept) {
+    if (before.target != kept.target || before.bar != kept.bar ||
+        before.bar_offset != kept.bar_offset) {
+      continue;
+    }
+    // What it kept before of the same memory is the same thing.
+    coverage_.Count(before.range == kept.range ? "kept again" : "kept elsewhere too");
+    kept.elsewhere = before.elsewhere || before.range != kept.range;
+    kept.cell.since = before.cell.since;
+    before = kept;
+    return;
+  }
+  domain.kept.push_back(kept);
+}
+
+// A domain that leaves is forgotten, but for what it may still reach.
+void Model::Leave(Domain& domain) {
+  if (!domain.kept.empty()) coverage_.Count("left with what it keeps");
+  domain.fake->Forbid();
+  domain.fake = nullptr;
+  domain.mapped.clear();
+  domain.bars.clear();
+  std::erase_if(domains_, [](const Domain& other) {
+    return other.fake == nullptr && other.kept.empty();
+  });
 }
 
 bool Model::AddDomain(FakeDomain& fake, Cursor& cursor) {
   may_count_ = true;
-  Domain domain;
+  Domain& domain = domains_.emplace_back();
   domain.fake = &fake;
+  domain.name = fake.name();
   std::vector<Unmap> mapped;
+  std::optional<DmaDomain::Deadline> deadline;
   bool failed = false;
   // In order of address.
   for (const auto& [start, piece] : live_) {
@@ -100,6 +148,8 @@ bool Model::AddDomain(FakeDomain& fake, Cursor& cursor) {
         !SameBacking(event.backing, piece.backing)) {
       Differ("the replay should map {}, and does: {}", piece.range, event.ToString());
     }
+    if (deadline.value_or(event.deadline) != event.deadline) Differ("a replay of two deadlines");
+    deadline = event.deadline;
     const bool bar = piece.backing.kind == Backing::Kind::kBar;
     if (event.outcome == Outcome::kOk) {
       domain.mapped.insert(start);
@@ -107,15 +157,14 @@ bool Model::AddDomain(FakeDomain& fake, Cursor& cursor) {
       mapped.push_back({&fake, piece.range});
       continue;
     }
-    const Event& alive = cursor.Take("alive() after a map that failed");
-    if (alive.kind != Kind::kAlive || alive.domain != fake.number()) {
-      Differ("after a map that failed: {}", alive.ToString());
-    }
-    if (alive.outcome != Outcome::kOk) {
-      coverage_.Count("domain dead at replay");
-      fake.Forbid();
+    // It may have got as far as to map it.
+    domain.mapped.insert(start);
+    if (!ReadState(domain, cursor)) {
+      coverage_.Count("replay: domain ended");
+      Leave(domain);
       return false;
     }
+    domain.mapped.erase(start);
     if (!bar) {
       failed = true;
       break;
@@ -123,14 +172,11 @@ bool Model::AddDomain(FakeDomain& fake, Cursor& cursor) {
     coverage_.Count("replay: BAR refused");
     domain.bars[start] = Cell{State::kRefused, event.text, {}};
   }
-  domains_.push_back(std::move(domain));
   if (failed) {
     coverage_.Count("replay: RAM refused");
-    leaving_ = live_;
     ReadUnmaps(mapped, 0, cursor);
-    leaving_.clear();
-    domains_.pop_back();
     changed_ = false;  // It never joined.
+    Leave(domain);
     return false;
   }
   coverage_.Count(live_.empty() ? "domain joined an empty space"
@@ -143,28 +189,34 @@ void Model::EndDomain(FakeDomain& fake, Cursor& cursor) {
   may_count_ = true;
   Domain* domain = FindDomain(fake.number());
   if (domain == nullptr) Differ("the model has lost {}", fake.name());
-  coverage_.Count(domain->dead             ? "dead domain left"
+  coverage_.Count(domain->ended()          ? "ended domain left"
                   : domain->mapped.empty() ? "empty domain left"
                                            : "domain left");
-  if (!domain->dead) {
-    std::vector<Unmap> unmaps;
-    unmaps.reserve(domain->mapped.size());
-    for (const Gpa start : domain->mapped) unmaps.push_back({&fake, live_.at(start).range});
-    leaving_ = live_;
-    changed_ = changed_ || !domain->mapped.empty();
-    ReadUnmaps(unmaps, 0, cursor);
-    leaving_.clear();
-  }
+  std::vector<Unmap> unmaps;
+  unmaps.reserve(domain->mapped.size());
+  for (const Gpa start : domain->mapped) unmaps.push_back({&fake, live_.at(start).range});
+  changed_ = changed_ || !domain->mapped.empty();
+  ReadUnmaps(unmaps, 0, cursor);
   cursor.End();
-  fake.Forbid();
-  std::erase_if(domains_, [&](const Domain& other) { return other.fake == &fake; });
+  Leave(*domain);
 }
 
-void Model::MarkDead(FakeDomain& fake) {
+void Model::NoteEnd(FakeDomain& fake, Cursor& cursor) {
   Domain* domain = FindDomain(fake.number());
-  if (domain == nullptr) return;
-  coverage_.Count(domain->dead ? "marked dead again" : "marked dead");
-  Bury(*domain);
+  if (domain == nullptr) Differ("the model has lost {}", fake.name());
+  if (ReadState(*domain, cursor)) Differ("{} serves", fake.name());
+  cursor.End();
+}
+
+void Model::NoteRevoked(FakeDomain& fake, GuestRange range) {
+  may_count_ = true;
+  Domain* domain = FindDomain(fake.number());
+  if (domain == nullptr) Differ("the model has lost {}", fake.name());
+  const size_t taken_back = std::erase_if(domain->kept, [&](const Kept& kept) {
+    return kept.range == range && !kept.elsewhere;
+  });
+  coverage_.Count(taken_back != 0 ? "late reply" : "late reply, of no use");
+  changed_ = taken_back != 0;
 }
 
 size_t Model::BeginDemotion(Cursor& cursor) {
@@ -195,6 +247,7 @@ void Model::EndDemotion(Cursor& cursor) {
   for (const auto& [start, piece] : live_) {
     if (piece.backing.host.value() != 0 && !piece.slot) missing.insert(start);
   }
+  std::map<Gpa, unsigned> tries;
   while (!missing.empty()) {
     const Event& event = cursor.Take("a slot that comes back after a demotion");
     const auto found = missing.find(event.range.start);
@@ -206,6 +259,8 @@ void Model::EndDemotion(Cursor& cursor) {
         event.read_only == piece.backing.writable) {
       Differ("the slot comes back as another: {}", event.ToString());
     }
+    const bool again = ++tries[event.range.start] < tries_ && event.outcome != Outcome::kOk;
+    if (again) continue;
     missing.erase(found);
     if (event.outcome == Outcome::kOk) {
       const auto number = static_cast<uint32_t>(event.id);

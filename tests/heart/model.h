@@ -53,18 +53,23 @@ class Model {
     std::string text;                        // what `detail` is (mapped), or holds (refused)
     std::optional<Clock::time_point> since;  // once it was seen
   };
-  // A BAR piece that a foreign server may still reach.
-  struct Unrevoked {
-    GuestRange range;
-    Backing backing;
+  // What a foreign server may still reach: all of one piece of a BAR, or RAM.
+  struct Kept {
+    std::string target;
+    uint8_t bar = 0;
+    uint64_t bar_offset = 0;
+    GuestRange range;        // the last it was about
+    bool elsewhere = false;  // and not the only one
     Cell cell;
   };
   struct Domain {
-    FakeDomain* fake = nullptr;
-    bool dead = false;
+    FakeDomain* fake = nullptr;  // none once it has left
+    std::string name;
+    DmaDomain::State known = DmaDomain::State::kServing;
     std::set<Gpa> mapped;
     std::map<Gpa, Cell> bars;
-    std::multimap<Gpa, Unrevoked> unrevoked;
+    std::vector<Kept> kept;
+    bool ended() const { return known != DmaDomain::State::kServing; }
   };
   struct Live {
     uint64_t record = 0;
@@ -78,14 +83,16 @@ class Model {
     bool live = false;
   };
 
-  Model(unsigned tries, Coverage& coverage) : tries_(tries), coverage_(coverage) {}
+  Model(unsigned tries, Clock::duration zap_deadline, Coverage& coverage)
+      : tries_(tries), zap_deadline_(zap_deadline), coverage_(coverage) {}
 
   // The operations. Each reads its part of the trace and changes the books.
   Placed Map(uint64_t id, const Placement& placement, bool may_claim, Cursor& cursor);
   void Zap(const std::set<uint64_t>& ids, Cursor& cursor);
   bool AddDomain(FakeDomain& fake, Cursor& cursor);
   void EndDomain(FakeDomain& fake, Cursor& cursor);
-  void MarkDead(FakeDomain& fake);
+  void NoteEnd(FakeDomain& fake, Cursor& cursor);
+  void NoteRevoked(FakeDomain& fake, GuestRange range);
   // How many pieces trap.
   size_t BeginDemotion(Cursor& cursor);
   void EndDemotion(Cursor& cursor);
@@ -101,6 +108,7 @@ class Model {
   const std::vector<uint64_t>& claims() const { return claims_; }
   const std::map<uint32_t, Memslot>& slots() const { return slots_; }
   const std::vector<IoEvent>& events() const { return events_; }
+  // In order of joining, with those that have left and may still reach something.
   std::vector<Domain>& domains() { return domains_; }
   std::set<Gpa> StuckIn(const FakeDomain& fake) const;
   unsigned demotions() const { return demotions_; }
@@ -137,11 +145,15 @@ class Model {
   void ReadUnmaps(const std::vector<Unmap>& unmaps, size_t stuck_pins, Cursor& cursor);
   void ReadRemovals(std::set<uint32_t> slots, std::vector<IoEvent> events, Cursor& cursor);
   void ReadAdd(const Event& event, Gpa start, bool& ok);
-  void Bury(Domain& domain);
-  void NoteUnrevoked(Domain& domain, GuestRange range);
+  // Reads what the domain says of its state, and whether it serves.
+  bool ReadState(Domain& domain, Cursor& cursor);
+  void End(Domain& domain, DmaDomain::State state);
+  void Keep(Domain& domain, Gpa start, const char* why);
+  void Leave(Domain& domain);
   Domain* FindDomain(int number);
 
   const unsigned tries_;
+  const Clock::duration zap_deadline_;
   Coverage& coverage_;
   std::map<uint64_t, Record> records_;
   std::vector<uint64_t> claims_;  // oldest first
@@ -154,8 +166,8 @@ class Model {
   std::vector<Domain> domains_;
   // What could not be unmapped, by domain.
   std::map<int, std::set<Gpa>> stuck_;
-  // BAR pieces whose cells are about to go, for the matrix to name if a server does not answer.
-  std::map<Gpa, Live> leaving_;
+  // The pieces that are being placed, for the matrix to name if a server does not answer.
+  std::map<Gpa, Live> placing_;
   unsigned demotions_ = 0;
   uint64_t next_piece_ = 1;
   bool changed_ = false;

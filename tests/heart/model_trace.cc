@@ -38,10 +38,12 @@ bool Model::Place(uint64_t id, Cursor& cursor) {
                   .slot_done = std::vector<bool>(placement.pieces.size()),
                   .event_done = std::vector<bool>(placement.events.size())};
   attempt.slots.resize(placement.pieces.size());
-  if (!PlaceSlots(attempt, cursor) || !PlaceDma(attempt, cursor)) {
-    RollBack(attempt, cursor);
-    return false;
-  }
+  for (const auto& [range, backing] : placement.pieces)
+    placing_[range.start] = Live{0, 0, range, backing, {}};
+  const bool placed = PlaceSlots(attempt, cursor) && PlaceDma(attempt, cursor);
+  if (!placed) RollBack(attempt, cursor);
+  placing_.clear();
+  if (!placed) return false;
   for (size_t i = 0; i < placement.pieces.size(); ++i) {
     const auto& [range, backing] = placement.pieces[i];
     live_[range.start] = Live{id, next_piece_++, range, backing, attempt.slots[i]};
@@ -101,7 +103,7 @@ bool Model::PlaceSlots(Attempt& attempt, Cursor& cursor) {
 bool Model::PlaceDma(Attempt& attempt, Cursor& cursor) {
   std::vector<std::pair<int, const AddressSpace::Piece*>> wanted;
   for (Domain& domain : domains_) {
-    if (domain.dead) continue;
+    if (domain.fake == nullptr || domain.ended()) continue;
     for (const AddressSpace::Piece& piece : attempt.placement.pieces) {
       if (piece.backing.peers_may_map) {
         wanted.emplace_back(domain.fake->number(), &piece);
@@ -111,6 +113,7 @@ bool Model::PlaceDma(Attempt& attempt, Cursor& cursor) {
       }
     }
   }
+  std::map<int, DmaDomain::Deadline> deadlines;
   while (!wanted.empty()) {
     const Event& event = cursor.Take("a DMA map of a placement");
     const auto want = std::ranges::find_if(wanted, [&](const auto& other) {
@@ -120,11 +123,13 @@ bool Model::PlaceDma(Attempt& attempt, Cursor& cursor) {
     if (event.kind != Kind::kMap || want == wanted.end()) {
       Differ("not a DMA map of the placement: {}", event.ToString());
     }
+    if (deadlines.try_emplace(event.domain, event.deadline).first->second != event.deadline)
+      Differ("a domain with two deadlines for one placement");
     const AddressSpace::Piece& piece = *want->second;
     wanted.erase(want);
     Domain& domain = *FindDomain(event.domain);
     const bool go_on = PlaceDmaPiece(event, piece, domain, cursor);
-    if (domain.dead) {
+    if (domain.ended()) {
       // What it had mapped of this placement went with it.
       std::erase_if(wanted, [&](const auto& other) { return other.first == event.domain; });
       std::erase_if(attempt.mapped,
@@ -147,16 +152,14 @@ bool Model::PlaceDmaPiece(const Event& event, const AddressSpace::Piece& piece, 
     if (bar) domain.bars[start] = Cell{State::kMapped, event.text, {}};
     return true;
   }
-  const Event& alive = cursor.Take("alive() after a map that failed");
-  if (alive.kind != Kind::kAlive || alive.domain != event.domain) {
-    Differ("after a map that failed: {}", alive.ToString());
-  }
-  if (alive.outcome != Outcome::kOk) {
+  // It may have got as far as to map it.
+  domain.mapped.insert(start);
+  if (!ReadState(domain, cursor)) {
     // It has no devices left that could miss the RAM.
-    coverage_.Count(bar ? "place: domain dead at a BAR" : "place: domain dead at RAM");
-    Bury(domain);
+    coverage_.Count(bar ? "place: domain ended at a BAR" : "place: domain ended at RAM");
     return true;
   }
+  domain.mapped.erase(start);
   coverage_.Count(bar ? "place: BAR refused" : "place: RAM refused");
   if (bar) domain.bars[start] = Cell{State::kRefused, event.text, {}};
   return bar;  // G6
@@ -165,11 +168,7 @@ bool Model::PlaceDmaPiece(const Event& event, const AddressSpace::Piece& piece, 
 // G3, in the order of G2.
 void Model::RollBack(Attempt& attempt, Cursor& cursor) {
   if (!attempt.mapped.empty()) coverage_.Count("rolled back: DMA");
-  for (const AddressSpace::Piece& piece : attempt.placement.pieces) {
-    leaving_[piece.range.start] = Live{0, 0, piece.range, piece.backing, {}};
-  }
   ReadUnmaps(attempt.mapped, 0, cursor);
-  leaving_.clear();
   for (const AddressSpace::Piece& piece : attempt.placement.pieces) {
     for (Domain& domain : domains_) {
       domain.mapped.erase(piece.range.start);
@@ -205,7 +204,6 @@ void Model::Zap(const std::set<uint64_t>& ids, Cursor& cursor) {
       for (const Domain& domain : domains_) {
         if (domain.mapped.contains(piece.range.start)) unmaps.push_back({domain.fake, piece.range});
       }
-      leaving_[piece.range.start] = placed;
     }
   }
   coverage_.Count(ids.empty() ? "zap: nothing"
@@ -217,7 +215,6 @@ void Model::Zap(const std::set<uint64_t>& ids, Cursor& cursor) {
     changed_ = true;
     // G2: all DMA of all of them, in all domains, then all slots.
     ReadUnmaps(unmaps, stuck_pins, cursor);
-    leaving_.clear();
     ReadRemovals(numbers, events, cursor);
     for (const Gpa start : starts) {
       const Live& piece = live_.at(start);
@@ -265,14 +262,16 @@ void Model::ReadUnmaps(const std::vector<Unmap>& unmaps, size_t stuck_pins, Curs
     std::optional<uint64_t> ticket;
     bool settled = false;
     bool given_up = false;
+    uint64_t done = 0;
   };
   std::vector<Item> items;
   items.reserve(unmaps.size());
-  for (const Unmap& unmap : unmaps) items.push_back({unmap, 0, {}, false, false});
+  for (const Unmap& unmap : unmaps) items.push_back({unmap, 0, {}, false, false, 0});
   size_t given_up = stuck_pins;
   size_t unsafe = 0;
   bool awaited = false;
   std::optional<DmaDomain::Deadline> deadline;
+  std::optional<Clock::time_point> started;
   const auto busy = [](const Item& item) { return !item.settled || item.ticket; };
   for (;;) {
     const Event* next = cursor.Peek();
@@ -297,33 +296,39 @@ void Model::ReadUnmaps(const std::vector<Unmap>& unmaps, size_t stuck_pins, Curs
     if (event.kind == Kind::kStartUnmap) {
       if (++item.attempts == 1 && awaited) Differ("not sent together: {}", event.ToString());
       item.ticket = event.id;
+      if (!started) started = event.time;
       continue;
     }
     awaited = true;
     item.ticket.reset();
     if (deadline.value_or(event.deadline) != event.deadline) Differ("not under one deadline");
     deadline = event.deadline;
+    if (event.deadline > *started + zap_deadline_) Differ("the deadline moved after the start");
     Domain& domain = *FindDomain(event.domain);
-    if (item.settled) continue;  // Its domain has died.
+    if (item.settled) continue;  // Its domain has ended.
+    item.done += event.bytes;
     switch (event.outcome) {
       case Outcome::kOk:
+        if (item.done != item.unmap.range.size) Differ("the fake cannot count");
         item.settled = true;
         if (item.attempts > 1) coverage_.Count("unmap: done at another try");
         break;
-      case Outcome::kDead:
-        coverage_.Count("unmap: domain dead");
-        Bury(domain);
+      case Outcome::kGone:
+      case Outcome::kLost:
+      case Outcome::kHung:
+        coverage_.Count("unmap: domain ended");
+        if (ReadState(domain, cursor)) Differ("an unmap ended a domain that serves");
         for (Item& other : items) {
           if (other.unmap.domain != item.unmap.domain) continue;
-          if (other.ticket) coverage_.Count("unmap: domain dead with unmaps under way");
+          if (other.ticket) coverage_.Count("unmap: domain ended with unmaps under way");
           other.settled = true;
-          // A failure of one that is gone harms nobody.
+          // A failure of one that ended harms nobody, or is in the matrix.
           if (std::exchange(other.given_up, false)) --given_up;
         }
         break;
       case Outcome::kUnrevoked:
         coverage_.Count("unmap: unrevoked");
-        NoteUnrevoked(domain, item.unmap.range);
+        Keep(domain, item.unmap.range.start, "give it back");
         item.settled = true;
         break;
       case Outcome::kShort:
@@ -336,7 +341,13 @@ void Model::ReadUnmaps(const std::vector<Unmap>& unmaps, size_t stuck_pins, Curs
         ++given_up;
         break;
     }
-    if (item.settled && !domain.dead) domain.mapped.erase(item.unmap.range.start);
+    if (item.settled && !item.given_up && !domain.ended())
+      domain.mapped.erase(item.unmap.range.start);
+  }
+  // A mapping that could not be taken away stands until nobody tries any more: if its domain is lost
+  // meanwhile, it is among what that keeps.
+  for (const Item& item : items) {
+    if (item.given_up) FindDomain(item.unmap.domain->number())->mapped.erase(item.unmap.range.start);
   }
   if (given_up != 0 && unsafe == 0)
     Differ("an unmap failed for good, and on_unsafe was not called (G5)");

@@ -164,9 +164,11 @@ void Session::DoAddDomain(Rng& rng) {
   if (members_.size() == 8) return DoEndDomain(rng);
   Member member;
   member.fake = std::make_unique<FakeDomain>(world_, next_domain_++, generator_.NewRules(rng));
-  if (rng.OneIn(20)) member.fake->Die();
+  if (rng.OneIn(20)) member.fake->End();
   coverage_.Count("op: add domain");
-  Begin(fmt::format("add domain {}{}", member.fake->number(), member.fake->gone() ? ", dead" : ""));
+  Begin(fmt::format("add domain {}{}{}", member.fake->number(),
+                    member.fake->foreign() ? ", foreign" : "",
+                    member.fake->ended() ? ", ended" : ""));
   auto result = space_->AddDomain(*member.fake);
   Cursor cursor(world_.trace);
   const bool added = model_.AddDomain(*member.fake, cursor);
@@ -202,24 +204,45 @@ void Session::DoEndDomain(Rng& rng) {
   End();
 }
 
-void Session::DoMarkDead(Rng& rng) {
+void Session::DoNoteEnd(Rng& rng) {
   if (members_.empty()) return DoLookups(rng);
   Member& member = members_[rng.Below(members_.size())];
-  coverage_.Count("op: mark dead");
-  Begin(fmt::format("mark domain {} dead", member.fake->number()));
-  member.fake->Die();
-  member.handle.MarkDead();
-  ExpectNoCalls();
-  model_.MarkDead(*member.fake);
+  coverage_.Count("op: note end");
+  Begin(fmt::format("domain {} ends", member.fake->number()));
+  if (rng.OneIn(3)) {
+    member.fake->Die();
+  } else {
+    member.fake->End();
+  }
+  member.handle.NoteEnd();
+  Cursor cursor(world_.trace);
+  model_.NoteEnd(*member.fake, cursor);
   End();
 }
 
-void Session::DoDie(Rng& rng) {
+// A server answers late, of what it kept or of anything else.
+void Session::DoNoteRevoked(Rng& rng) {
   if (members_.empty()) return DoLookups(rng);
   Member& member = members_[rng.Below(members_.size())];
-  coverage_.Count("op: domain dies unseen");
-  Begin(fmt::format("domain {} dies", member.fake->number()));
-  member.fake->Die();
+  GuestRange range{generator_.AnyGpa(rng), kPageSize};
+  for (const Model::Domain& domain : model_.domains()) {
+    if (domain.fake != member.fake.get() || domain.kept.empty()) continue;
+    range = domain.kept[rng.Below(domain.kept.size())].range;
+  }
+  coverage_.Count("op: note revoked");
+  Begin(fmt::format("domain {} has given back {}", member.fake->number(), range.start));
+  member.handle.NoteRevoked(range);
+  ExpectNoCalls();
+  model_.NoteRevoked(*member.fake, range);
+  End();
+}
+
+void Session::DoEndUnseen(Rng& rng) {
+  if (members_.empty()) return DoLookups(rng);
+  Member& member = members_[rng.Below(members_.size())];
+  coverage_.Count("op: domain ends unseen");
+  Begin(fmt::format("domain {} ends unseen", member.fake->number()));
+  member.fake->End();
   End();
 }
 
@@ -334,7 +357,8 @@ void Session::DoNothing(Rng& rng) {
       none.Reset();
       break;
     default:
-      none.MarkDead();
+      none.NoteEnd();
+      none.NoteRevoked({Gpa(0), kPageSize});
       break;
   }
   if (empty.live() || empty.held()) Differ("an empty handle is live or held");

@@ -58,8 +58,9 @@ class Session {
   void DoDrop(Rng& rng);
   void DoAddDomain(Rng& rng);
   void DoEndDomain(Rng& rng);
-  void DoMarkDead(Rng& rng);
-  void DoDie(Rng& rng);
+  void DoNoteEnd(Rng& rng);
+  void DoNoteRevoked(Rng& rng);
+  void DoEndUnseen(Rng& rng);
   void DoAssignDomain(Rng& rng);
   void DoBeginDemotion(Rng& rng);
   void DoEndDemotion(Rng& rng);
@@ -85,6 +86,15 @@ class Session {
   void CompareDomains();
   void CompareHandles();
   void CompareMatrix();
+  struct ExpectedCell {
+    GuestRange range;
+    std::string target;
+    uint8_t bar = 0;
+    uint64_t bar_offset = 0;
+    Model::Cell* cell = nullptr;
+  };
+  void CompareCell(const P2pMatrix::Cell& actual, const std::string& initiator,
+                   const ExpectedCell& expected);
   void CompareLookup(Gpa address);
   void CompareLookup(Hva address);
   void ComparePlace(const char* what, const std::optional<PieceTable::Place>& place,
@@ -99,6 +109,7 @@ class Session {
   uint64_t length_;
   bool patient_;  // the zap deadline is long, so nothing pinned is zapped but by DoZapWhilePinned
   const std::chrono::milliseconds zap_deadline_;
+  const std::chrono::milliseconds map_deadline_{7'000};
   FakeKvm kvm_;
   Model model_;
   std::unique_ptr<AddressSpace> space_;

@@ -31,7 +31,8 @@ uint64_t Rng::Next() {
 }
 
 std::string Event::ToString() const {
-  static constexpr const char* kOutcomes[] = {"ok", "FAILED", "SHORT", "DEAD", "UNREVOKED"};
+  static constexpr const char* kOutcomes[] = {"ok",   "FAILED",    "SHORT", "GONE",
+                                              "LOST", "UNREVOKED", "HUNG"};
   const char* end = kOutcomes[static_cast<size_t>(outcome)];
   switch (kind) {
     case Kind::kSlotAdd:
@@ -46,8 +47,8 @@ std::string Event::ToString() const {
     case Kind::kMap:
       return fmt::format("domain {} map {} {}: {} ({})", domain, range, Describe(backing), end,
                          text);
-    case Kind::kAlive:
-      return fmt::format("domain {} alive: {}", domain, end);
+    case Kind::kState:
+      return fmt::format("domain {} state: {}", domain, end);
     case Kind::kStartUnmap:
       return fmt::format("domain {} start unmap {} ticket {}", domain, range, id);
     case Kind::kAwaitUnmap:

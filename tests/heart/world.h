@@ -39,12 +39,13 @@ struct Event {
     kIoAdd,
     kIoRemove,  // KVM
     kMap,
-    kAlive,
+    kState,
     kStartUnmap,
     kAwaitUnmap,  // domain
     kUnsafe,
   };
-  enum class Outcome : uint8_t { kOk, kFailed, kShort, kDead, kUnrevoked };
+  // kHung: a call that nobody answers in time. What becomes of the domain is its to say (kState).
+  enum class Outcome : uint8_t { kOk, kFailed, kShort, kGone, kLost, kUnrevoked, kHung };
 
   explicit Event(Kind what, int domain_number = -1) : kind(what), domain(domain_number) {}
 
@@ -58,7 +59,8 @@ struct Event {
   Backing backing;  // kMap
   IoEvent io;
   std::string text;  // kMap: how, or why not
-  DmaDomain::Deadline deadline;
+  uint64_t bytes = 0;  // kAwaitUnmap, kOk or kShort
+  DmaDomain::Deadline deadline;  // kMap, kAwaitUnmap
   std::chrono::steady_clock::time_point time;
 
   std::string ToString() const;

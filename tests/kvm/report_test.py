@@ -27,7 +27,7 @@ class Report(Case):
 
     def test_has_every_field(self):
         report = self.report_of("hello", "--cpus", 2)
-        self.assertEqual(list(report), ["crossbar", "end", "kernel_format", "phases", "boot_markers", "memory", "memslots",
+        self.assertEqual(list(report), ["crossbar", "end", "kernel_format", "phases", "boot_markers", "memory", "memslots", "trapped_bar_pieces",
                                         "exits"])
         self.assertEqual(report["end"], {"reason": "debug-exit", "status": 1, "reboots": 0,
                                          "detail": "the guest wrote 0 to the debug-exit port"})

@@ -2,12 +2,14 @@
 // placed, taken away and moved. After a zap has returned the memory is overwritten: a stale access would
 // show in the guest (a value that is neither the pattern nor all ones) or in the memory.
 #include <gtest/gtest.h>
+#include <linux/pci_regs.h>
 #include <sys/mman.h>
 
 #include <array>
 #include <cstdlib>
 #include <thread>
 
+#include "base/failpoint.h"
 #include "base/sys.h"
 #include "memory/guarded_copy.h"
 #include "tests/need_kvm.h"
@@ -23,6 +25,7 @@ constexpr Gpa kBar(0xc000'0000);
 constexpr Gpa kOther(0xc100'0000);
 constexpr Gpa kControl(0xd000'0000);
 
+// A few seconds' worth; scripts/test --full sets 100000.
 unsigned Cycles() {
   const char* const text = std::getenv("CROSSBAR_HAMMER_CYCLES");
   return text != nullptr ? static_cast<unsigned>(std::atoi(text)) : 2000;
@@ -117,7 +120,7 @@ class HammerTest : public ::testing::Test {
 
 TEST_F(HammerTest, G7AfterTheZapNoGuestAccessReachesTheBar) {
   NEED_KVM();
-  ASSERT_NO_FATAL_FAILURE(Make(fmt::format("expect={}", Cycles() / 4)));
+  ASSERT_NO_FATAL_FAILURE(Make(fmt::format("expect={}", Cycles() / 4), 4));
   BarMemory bar;
   unsigned stale = 0;
   RunWith([&] {
@@ -135,13 +138,54 @@ TEST_F(HammerTest, G7AfterTheZapNoGuestAccessReachesTheBar) {
     }
   });
   EXPECT_EQ(stale, 0u) << "writes that arrived after the zap";
-  RecordProperty("cycles", static_cast<int>(Cycles()));
+  fmt::print("{} cycles of map and zap under 4 vCPUs, {} stale writes\n", Cycles(), stale);
+}
+
+// --- G5 on the real KVM: a slot that cannot be deleted ends the VM
+
+// A function that masters the bus.
+class Master : public PciFunction {
+ public:
+  uint32_t ReadConfig(uint16_t offset, unsigned size) override {
+    return offset == PCI_COMMAND && size == 2 ? command_.load() : 0;
+  }
+  void WriteConfig(uint16_t offset, unsigned, uint32_t value) override {
+    if (offset == PCI_COMMAND) command_ = value;
+  }
+  void Reset() override {}
+  uint32_t command() const { return command_; }
+
+ private:
+  std::atomic<uint32_t> command_ = PCI_COMMAND_MASTER | PCI_COMMAND_MEMORY;
+};
+
+TEST_F(HammerTest, G5ASlotThatCannotBeDeletedStopsAllBusMastersAndThenTheVmWithStatus10) {
+  NEED_KVM();
+  ASSERT_NO_FATAL_FAILURE(Make("expect=0"));
+  const auto master = std::make_shared<Master>();
+  ASSERT_TRUE(vm_->pci().root_bus().Add({5, 0}, master));
+  BarMemory bar;
+  Result<AddressSpace::Mapping> mapping = vm_->address_space().Map(bar.At(kBar));
+  ASSERT_TRUE(mapping) << mapping.error().ToString();
+  std::thread zap([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    ASSERT_TRUE(failpoints::Arm("KVM_SET_USER_MEMORY_REGION=EIO*3"));
+    *mapping = {};
+    failpoints::Reset();
+  });
+  const Result<StopRequest> end = vm_->Run();
+  zap.join();
+  ASSERT_TRUE(end) << end.error().ToString();
+  EXPECT_EQ(end->reason, StopRequest::Reason::kUnsafe);
+  EXPECT_EQ(end->status, 10) << end->detail;
+  EXPECT_EQ(master->command(), uint32_t{PCI_COMMAND_MEMORY});
 }
 
 // A BAR as a device has it: its trap handler is under the slot, and it notices when it is lost.
 class TrappedBar final : public BusDevice, public BarOwner {
  public:
-  TrappedBar(AddressSpace& space, BarMemory& memory) : space_(space), memory_(memory) {}
+  TrappedBar(Vm& vm, BarMemory& memory)
+      : space_(vm.address_space()), slots_(vm.memslots()), memory_(memory) {}
 
   Result<> Place(Gpa address) {
     ExclusiveLock lock(access_);
@@ -177,6 +221,8 @@ class TrappedBar final : public BusDevice, public BarOwner {
 
   bool lost() const { return lost_; }
   unsigned told() const { return told_; }
+  // Accesses that trapped although a slot was there.
+  unsigned trapped_at_a_slot() const { return trapped_at_a_slot_; }
 
  private:
   template <typename Copy>
@@ -185,6 +231,8 @@ class TrappedBar final : public BusDevice, public BarOwner {
       SharedLock lock(access_);
       if (lost_ || !mapping_.live()) return false;
       if (copy(memory_.address() + offset)) return true;
+      for (const Memslot& slot : slots_.Slots())
+        if (slot.host == memory_.address()) ++trapped_at_a_slot_;
     }
     Lose();
     return false;
@@ -196,24 +244,29 @@ class TrappedBar final : public BusDevice, public BarOwner {
   }
 
   AddressSpace& space_;
+  const KvmMemslotTable& slots_;
   BarMemory& memory_;
   SharedMutex access_;
   AddressSpace::Mapping mapping_ GUARDED_BY(access_);
   std::atomic<bool> lost_ = false;
   std::atomic<unsigned> told_ = 0;
+  std::atomic<unsigned> trapped_at_a_slot_ = 0;
 };
 
 // Two BARs, of which the memory of one goes away while the guest uses both.
 class VanishTest : public HammerTest {
  protected:
-  // Returns how often the search after EFAULT named the BAR.
-  unsigned Vanish(const std::string& extra, unsigned cpus) {
+  struct Found {
+    unsigned by_search = 0;  // the search after EFAULT named the BAR
+    unsigned by_trap = 0;    // an access trapped although it has a slot
+  };
+  Found Vanish(const std::string& extra, unsigned cpus) {
     Make("expect=1000 vanish " + extra, cpus);
-    if (HasFatalFailure()) return 0;
+    if (HasFatalFailure()) return {};
     BarMemory memory;
     BarMemory other_memory;
-    const auto bar = std::make_shared<TrappedBar>(vm_->address_space(), memory);
-    const auto other = std::make_shared<TrappedBar>(vm_->address_space(), other_memory);
+    const auto bar = std::make_shared<TrappedBar>(*vm_, memory);
+    const auto other = std::make_shared<TrappedBar>(*vm_, other_memory);
     EXPECT_TRUE(vm_->mmio().Add(kBar.value(), kBarSize, bar));
     EXPECT_TRUE(vm_->mmio().Add(kOther.value(), kBarSize, other));
     EXPECT_TRUE(bar->Place(kBar));
@@ -231,7 +284,7 @@ class VanishTest : public HammerTest {
     EXPECT_TRUE(HasSlot(kOther)) << "the healthy BAR's slot did not come back";
     bar->Remove();
     other->Remove();
-    return bar->told();
+    return {bar->told(), bar->trapped_at_a_slot()};
   }
 
   bool HasSlot(Gpa start) const {
@@ -245,14 +298,21 @@ class VanishTest : public HammerTest {
 // From ring 3 the access faults in the CPU, and KVM_RUN fails without saying where.
 TEST_F(VanishTest, EfaultIsTracedToTheBarThatVanishedAndTheOthersStay) {
   NEED_KVM();
-  EXPECT_EQ(Vanish("ring3", 1), 1u);
+  EXPECT_EQ(Vanish("ring3", 1).by_search, 1u);
 }
 
 // Where KVM's emulator runs the access, it reports MMIO on a mapped address instead (x86.c,
 // emulator_read_write_onepage); with two vCPUs both may happen.
 TEST_F(VanishTest, MmioOnAMappedAddressIsTakenForTheSame) {
   NEED_KVM();
-  Vanish("", 2);
+  const Found found = Vanish("", 2);
+  if (HasFailure()) return;
+  fmt::print("found by {} searches after EFAULT, {} traps at a slot\n", found.by_search,
+             found.by_trap);
+  if (found.by_trap == 0) {
+    GTEST_SKIP() << "this KVM does not emulate the guest's accesses: it reported EFAULT, which the "
+                    "test before is about";
+  }
 }
 
 }  // namespace

@@ -1,0 +1,87 @@
+// PeerTable: what each DMA domain has mapped, may still reach, or was refused: the book behind the
+// P2pMatrix. It calls nobody.
+//
+// AddressSpace's; only it changes the table, under its own lock, and Peers reads it from any
+// thread. The table's lock is held for a few instructions by each change, and for a list of
+// pointers by Snapshot, which makes the text of the matrix after it has let go. No lookup takes it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/locks.h"
+#include "memory/address.h"
+#include "memory/backing.h"
+#include "memory/p2p_matrix.h"
+
+namespace crossbar {
+
+// Names a DMA domain; ascending in order of joining.
+using DomainId = uint64_t;
+
+class PeerTable {
+ public:
+  using State = P2pMatrix::Cell::State;
+
+  void AddDomain(DomainId domain, std::string name) EXCLUDES(mutex_);
+  // It leaves. What it may still reach stays in the matrix, under its name.
+  void RemoveDomain(DomainId domain) EXCLUDES(mutex_);
+
+  // The piece at `range` is mapped in `domain`, as `how` says; or it is not, for this reason.
+  void SetMapped(DomainId domain, GuestRange range, const Backing& backing, const std::string& how)
+      EXCLUDES(mutex_);
+  void SetRefused(DomainId domain, GuestRange range, const Backing& backing,
+                  const std::string& reason) EXCLUDES(mutex_);
+  // `domain` has given the piece back.
+  void Erase(DomainId domain, Gpa start) EXCLUDES(mutex_);
+  // The piece leaves. All domains have given it back, but for what they keep.
+  void ErasePiece(Gpa start) EXCLUDES(mutex_);
+  bool IsMapped(DomainId domain, Gpa start) const EXCLUDES(mutex_);
+  // By address.
+  std::vector<GuestRange> Mapped(DomainId domain) const EXCLUDES(mutex_);
+
+  // `domain` may still reach the piece at `start` when that has left, because of `why`. Such a cell
+  // outlives piece and domain. There is one for each piece of a BAR, and one for all of RAM,
+  // however often it happens and wherever.
+  void Keep(DomainId domain, Gpa start, const std::string& why) EXCLUDES(mutex_);
+  // The same of all that `domain` has mapped; it is asked for nothing any more.
+  void KeepAll(DomainId domain, const std::string& why) EXCLUDES(mutex_);
+  // It gave `range` back after all. Nothing where that is not the only place the cell is about.
+  void Revoked(DomainId domain, GuestRange range) EXCLUDES(mutex_);
+  // Nothing is reached through `domain` any more, whatever it kept.
+  void Forget(DomainId domain) EXCLUDES(mutex_);
+
+  // `generation` is for the matrix.
+  P2pMatrix Snapshot(uint64_t generation) const EXCLUDES(mutex_);
+
+ private:
+  using Cell = P2pMatrix::Cell;
+  // A cell never changes: it is replaced, so that Snapshot can read it without the lock.
+  using CellPtr = std::shared_ptr<const Cell>;
+  struct Entry {
+    bool ram = false;
+    bool mapped = false;
+    CellPtr cell;
+  };
+  struct Kept {
+    CellPtr cell;
+    bool elsewhere = false;  // it happened at other addresses as well
+  };
+  struct Domain {
+    std::string name;
+    std::map<Gpa, Entry> pieces;
+    std::vector<Kept> kept;
+  };
+
+  void Set(DomainId domain, GuestRange range, const Backing& backing, bool mapped,
+           const std::string& detail) EXCLUDES(mutex_);
+  static void Keep(Domain& domain, const Entry& entry, const std::string& why);
+
+  mutable Mutex mutex_;
+  std::map<DomainId, Domain> domains_ GUARDED_BY(mutex_);
+};
+
+}  // namespace crossbar
