@@ -26,6 +26,7 @@ namespace {
 // Those that end the VM, and job control.
 constexpr std::array kWatchedSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT};
 
+// Usually ParseRunOptions's limit is the lower one.
 Result<> CheckCpus(unsigned wanted, const Kvm& kvm) {
   if (wanted <= kvm.max_vcpus()) return {};
   return Fail("--cpus: {} is more than this host's KVM allows; give at most {}", wanted,

@@ -139,7 +139,7 @@ class ReportFile(Case):
         self.assertEqual(self.files(), [])
 
     def test_is_not_there_where_start_up_fails(self):
-        for arguments in (("--initrd", "missing"), ("--failpoint", "KVM_CREATE_VM=EIO"), ("--memory", "1M")):
+        for arguments in (("--initrd", "missing"), ("--failpoint", "KVM_CREATE_VM=EIO")):
             outcome = self.run_guest("hello", "--report", "report.json", *arguments)
             self.assert_refused(outcome, HOST_ERROR)
             self.assertEqual(self.files(), [])
