@@ -1,10 +1,12 @@
 """What cannot be done is refused: one line that names the cause and the next step, the right status, nothing left."""
+import grp
 import gzip
 import os
 import random
 import re
 import resource
 import shutil
+import stat
 import struct
 import unittest
 
@@ -36,9 +38,14 @@ class Kernels(Errors):
         os.mkfifo(os.path.join(self.folder, "fifo"))
         for option in ("--kernel", "--initrd", "--module"):
             kernel = () if option == "--kernel" else ("--kernel", HELLO)
-            self.refused(HOST_ERROR, ("'missing'", "No such file", option), "run", *kernel, option, "missing")
+            self.refused(HOST_ERROR, f"{option}: cannot open 'missing': No such file or directory\n", "run", *kernel, option,
+                         "missing")
             for name in ("folder", "fifo", "/dev/null", "/dev/kvm"):
                 self.refused(HOST_ERROR, (f"'{name}'", "not a regular file", option), "run", *kernel, option, name)
+
+    def test_whose_name_a_module_cannot_have(self):
+        self.refused(HOST_ERROR, ("--module: cannot open 'a': ", "what follows the first '='"), "run", "--kernel", HELLO,
+                     "--module", "a=b/m")
 
     def test_that_may_not_be_read(self):
         path = self.write("kernel", b"secret")
@@ -66,6 +73,7 @@ class Kernels(Errors):
         big_endian = b"\x7fELF\x02\x02\x01" + bytes(9) + struct.pack(">HHIQQQIHHHHHH", 2, 22, 1, 0, 64, 0, 0, 64, 56, 0,
                                                                       64, 0, 0)
         self.refused_kernel(big_endian)
+        self.refused_kernel(b"\x7fELF\x09" + aarch64[5:], "unknown class 9", "give an x86 kernel")
         self.refused_kernel(bytes(0x38) + b"ARM\x64" + bytes(4096), "AArch64", "give an x86 kernel")
         self.refused_kernel(bytes(0x38) + b"RSC\x05" + bytes(4096), "RISC-V", "give an x86 kernel")
 
@@ -274,7 +282,7 @@ class ConfigFile(Errors):
         path = self.config(f"kernel = {HELLO}\nmodule = {HELLO}\nmodule = {HELLO}=arguments\n")
         outcome = self.crossbar("run", "--config", path)
         self.assert_succeeds(outcome)
-        self.assertIn("  boot     PVH, 3 modules, device tree", outcome.lines())
+        self.assertIn("  boot     PVH, modules: 3, device tree", outcome.lines())
 
     def test_takes_a_value_as_it_stands(self):
         path = self.config(f"\n  # a comment\n  kernel={HELLO}  \r\n\tcmdline =  a#b #c \"d=e\" \n")
@@ -318,9 +326,23 @@ class Kvm(Errors):
                          f"open#1={code}")
 
     def test_that_may_not_be_opened(self):
+        group = grp.getgrgid(os.stat("/dev/kvm").st_gid).gr_name
+        usable = os.stat("/dev/kvm").st_mode & 0o060 == 0o060 and group != "root"
         for code in ("EACCES", "EPERM"):
-            self.refused(HOST_ERROR, ("/dev/kvm", "usermod -aG kvm"), "run", "--kernel", HELLO, "--failpoint",
-                         f"open#1={code}")
+            self.refused(HOST_ERROR, ("/dev/kvm", f"usermod -aG {group}" if usable else "setfacl -m"), "run", "--kernel",
+                         HELLO, "--failpoint", f"open#1={code}*1")
+
+    @unittest.skipUnless(os.getuid() == 0, "needs root, for a mount namespace")
+    def test_that_may_not_be_opened_says_who_owns_it(self):
+        for group, mode, words in ((0, 0o600, "setfacl -m"), (0, 0o660, "setfacl -m"), (1, 0o600, "setfacl -m"),
+                                   (1, 0o660, f"the group {grp.getgrgid(1).gr_name} "), (54321, 0o660, "the group 54321 ")):
+            def node():
+                drop_devices()
+                os.mknod("/dev/kvm", stat.S_IFCHR | mode, os.makedev(10, 232))
+                os.chown("/dev/kvm", 0, group)
+                os.chmod("/dev/kvm", mode)
+            self.refused(HOST_ERROR, ("/dev/kvm", words), "run", "--kernel", HELLO, "--failpoint", "open#1=EACCES*1",
+                         before=node)
 
     @unittest.skipUnless(os.getuid() == 0, "needs root, to be somebody else")
     def test_that_really_may_not_be_opened(self):
@@ -329,7 +351,7 @@ class Kvm(Errors):
         program = os.path.join(self.scratch, "crossbar")
         shutil.copy(PROGRAM, program)
         os.chmod(program, 0o755)
-        self.refused(HOST_ERROR, ("/dev/kvm", "Permission denied", "usermod -aG kvm"), "run", "--kernel", HELLO,
+        self.refused(HOST_ERROR, ("/dev/kvm", "Permission denied"), "run", "--kernel", HELLO,
                      user=65534, group=65534, extra_groups=[], program=program)
 
     @unittest.skipUnless(os.getuid() == 0, "needs root, for a mount namespace")
@@ -346,9 +368,10 @@ class Output(Errors):
     def test_that_cannot_be_written(self):
         os.mkdir(os.path.join(self.folder, "folder"))
         for path in ("missing/report.json", "folder", "/proc/report.json"):
-            self.refused(HOST_ERROR, ("cannot write the report", path, "--report"), "run", "--kernel", HELLO, "--report",
+            self.refused(HOST_ERROR, (f"cannot write the report {path}: ", "--report"), "run", "--kernel", HELLO, "--report",
                          path)
             self.refused(HOST_ERROR, ("console", path), "run", "--kernel", HELLO, "--console", f"file:{path}")
+        self.assertNotIn("partial", self.crossbar("run", "--kernel", HELLO, "--report", "missing/x").err)
 
     FAILURES = (("--kernel", PROGRAM), ("--kernel", "missing"), ("--kernel", HELLO, "--initrd", "missing"),
                 ("--kernel", HELLO, "--failpoint", "KVM_CREATE_VM=EIO"),
