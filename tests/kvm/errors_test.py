@@ -166,6 +166,12 @@ class Ram(Errors):
                      "--hugepages", "1G")
         self.refused(USAGE, ("3M", "2M or 1G"), "run", "--kernel", HELLO, "--hugepages", "3M")
 
+    def test_that_the_limit_on_files_does_not_allow(self):
+        def small_files():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        self.refused(HOST_ERROR, ("512 MiB of guest RAM", "File too large", "ulimit -f"), "run", "--kernel", HELLO,
+                     before=small_files)
+
     def test_that_is_too_little(self):
         self.refused(USAGE, ("--memory: 1024 KiB", "at least 2 MiB", SEE_HELP), "run", "--kernel", HELLO, "--memory", "1M")
 
@@ -325,9 +331,17 @@ class Kvm(Errors):
             self.refused(HOST_ERROR, ("/dev/kvm", "virtualization", "kvm_amd"), "run", "--kernel", HELLO, "--failpoint",
                          f"open#1={code}")
 
+    @staticmethod
+    def group_name(number):
+        try:
+            return grp.getgrgid(number).gr_name
+        except KeyError:
+            return str(number)
+
     def test_that_may_not_be_opened(self):
-        group = grp.getgrgid(os.stat("/dev/kvm").st_gid).gr_name
-        usable = os.stat("/dev/kvm").st_mode & 0o060 == 0o060 and group != "root"
+        node = os.stat("/dev/kvm")
+        usable = node.st_mode & 0o060 == 0o060 and node.st_gid != 0
+        group = self.group_name(node.st_gid)
         for code in ("EACCES", "EPERM"):
             self.refused(HOST_ERROR, ("/dev/kvm", f"usermod -aG {group}" if usable else "setfacl -m"), "run", "--kernel",
                          HELLO, "--failpoint", f"open#1={code}*1")
@@ -335,7 +349,7 @@ class Kvm(Errors):
     @unittest.skipUnless(os.getuid() == 0, "needs root, for a mount namespace")
     def test_that_may_not_be_opened_says_who_owns_it(self):
         for group, mode, words in ((0, 0o600, "setfacl -m"), (0, 0o660, "setfacl -m"), (1, 0o600, "setfacl -m"),
-                                   (1, 0o660, f"the group {grp.getgrgid(1).gr_name} "), (54321, 0o660, "the group 54321 ")):
+                                   (1, 0o660, f"the group {self.group_name(1)} "), (54321, 0o660, "the group 54321 ")):
             def node():
                 drop_devices()
                 os.mknod("/dev/kvm", stat.S_IFCHR | mode, os.makedev(10, 232))
