@@ -22,6 +22,7 @@ std::atomic<bool> g_active = false;
 namespace {
 
 struct Rule {
+  std::string text;
   std::string name;
   uint64_t first = 1;  // 1-based call number from which on it fires
   uint64_t count = std::numeric_limits<uint64_t>::max();
@@ -29,6 +30,7 @@ struct Rule {
   std::chrono::microseconds delay{0};
   bool skip = false;
   uint64_t seen = 0;
+  bool fired = false;
 };
 
 struct State {
@@ -82,6 +84,24 @@ Result<> ParseAction(std::string_view action, Rule& rule) {
   return {};
 }
 
+Result<Rule> ParseRule(std::string_view text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string_view::npos || equals == 0)
+    return Fail("failpoint '{}' is not of the form NAME[#N]=ERRNO[*COUNT] or NAME[#N]=delay(US)",
+                text);
+  Rule rule;
+  rule.text = text;
+  std::string_view name = text.substr(0, equals);
+  if (const size_t hash = name.find('#'); hash != std::string_view::npos) {
+    rule.first = TRY(ParseNumber(name.substr(hash + 1), "call number"));
+    if (rule.first == 0) return Fail("failpoint '{}': calls are counted from 1", text);
+    name = name.substr(0, hash);
+  }
+  rule.name = name;
+  TRY(ParseAction(text.substr(equals + 1), rule));
+  return rule;
+}
+
 }  // namespace
 
 int internal::HitSlow(std::string_view name, bool may_skip) {
@@ -100,6 +120,7 @@ int internal::HitSlow(std::string_view name, bool may_skip) {
       ++rule.seen;
       if (rule.seen < rule.first || rule.seen - rule.first >= rule.count) continue;
       ++state.fired;
+      rule.fired = true;
       delay += rule.delay;
       if (rule.error != 0 && error == 0) error = rule.error;
       if (rule.skip && may_skip && error == 0) error = kSkip;
@@ -110,24 +131,16 @@ int internal::HitSlow(std::string_view name, bool may_skip) {
 }
 
 Result<> Arm(std::string_view text) {
-  const size_t equals = text.find('=');
-  if (equals == std::string_view::npos || equals == 0)
-    return Fail("failpoint '{}' is not of the form NAME[#N]=ERRNO[*COUNT] or NAME[#N]=delay(US)",
-                text);
-  Rule rule;
-  std::string_view name = text.substr(0, equals);
-  if (const size_t hash = name.find('#'); hash != std::string_view::npos) {
-    rule.first = TRY(ParseNumber(name.substr(hash + 1), "call number"));
-    if (rule.first == 0) return Fail("failpoint '{}': calls are counted from 1", text);
-    name = name.substr(0, hash);
-  }
-  rule.name = name;
-  TRY(ParseAction(text.substr(equals + 1), rule));
-
+  Rule rule = TRY(ParseRule(text));
   State& state = GetState();
   MutexLock lock(state.mutex);
   state.rules.push_back(std::move(rule));
   internal::g_active.store(true, std::memory_order_relaxed);
+  return {};
+}
+
+Result<> Check(std::string_view text) {
+  TRY(ParseRule(text));
   return {};
 }
 
@@ -149,6 +162,16 @@ uint64_t Fired() {
   State& state = GetState();
   MutexLock lock(state.mutex);
   return state.fired;
+}
+
+std::vector<IdleRule> IdleRules() {
+  State& state = GetState();
+  MutexLock lock(state.mutex);
+  std::vector<IdleRule> idle;
+  for (const Rule& rule : state.rules) {
+    if (!rule.fired) idle.push_back({rule.text, rule.seen});
+  }
+  return idle;
 }
 
 void Reset() {

@@ -10,6 +10,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 
@@ -38,6 +39,8 @@ inline int HitIoctl(std::string_view name) {
 // may be "*". "NAME#3=EIO*1" fails exactly the third call. "skip" leaves an ioctl out and calls it a
 // success: what a forgotten step would do, for tests that must notice it.
 Result<> Arm(std::string_view rule);
+// Whether Arm would take it.
+Result<> Check(std::string_view rule);
 
 // Counts calls by name without failing any, for sweeps that then fail each one in turn.
 void StartCensus();
@@ -45,6 +48,12 @@ std::map<std::string, uint64_t, std::less<>> Census();
 
 // How often armed rules fired since the last Reset.
 uint64_t Fired();
+// The rules that never did, each with how many calls they matched: 0 where the name is no call's.
+struct IdleRule {
+  std::string text;
+  uint64_t matched;
+};
+std::vector<IdleRule> IdleRules();
 
 // Disarms everything and clears the counts.
 void Reset();

@@ -57,5 +57,24 @@ TEST_F(Failpoint, RefusesRulesItDoesNotUnderstand) {
   EXPECT_TRUE(sys::EventFd());
 }
 
+TEST_F(Failpoint, TellsWhichRulesNeverFired) {
+  ASSERT_TRUE(failpoints::Arm("eventfd#2=EMFILE"));
+  ASSERT_TRUE(failpoints::Arm("evenfd=EMFILE"));
+  ASSERT_TRUE(failpoints::Arm("*#1=delay(1)"));
+  EXPECT_TRUE(sys::EventFd());
+  const auto idle = failpoints::IdleRules();
+  ASSERT_EQ(idle.size(), 2u);
+  EXPECT_EQ(idle[0].text, "eventfd#2=EMFILE");
+  EXPECT_EQ(idle[0].matched, 1u);
+  EXPECT_EQ(idle[1].text, "evenfd=EMFILE");
+  EXPECT_EQ(idle[1].matched, 0u);
+}
+
+TEST_F(Failpoint, ChecksARuleWithoutArmingIt) {
+  EXPECT_TRUE(failpoints::Check("eventfd=EMFILE"));
+  EXPECT_FALSE(failpoints::Check("eventfd=EBOGUS"));
+  EXPECT_TRUE(sys::EventFd());
+}
+
 }  // namespace
 }  // namespace crossbar

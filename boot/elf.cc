@@ -50,7 +50,8 @@ Result<> CheckTarget(const ImageFile& file, const Elf32_Ehdr& header) {
   if (header.e_ident[EI_DATA] != ELFDATA2LSB)
     return Fail("'{}' is a big-endian ELF file; give an x86 kernel", name);
   if (header.e_ident[EI_CLASS] != ELFCLASS32 && header.e_ident[EI_CLASS] != ELFCLASS64)
-    return Fail("'{}' is an ELF file of unknown class {}", name, header.e_ident[EI_CLASS]);
+    return Fail("'{}' is an ELF file of unknown class {}; give an x86 kernel", name,
+                header.e_ident[EI_CLASS]);
   if (header.e_machine != EM_X86_64 && header.e_machine != EM_386) {
     return Fail("'{}' is an ELF file for {}; give an x86 kernel", name,
                 MachineName(header.e_machine));

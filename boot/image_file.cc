@@ -25,11 +25,15 @@ Result<> ImageFile::ReadAt(uint64_t offset, std::span<std::byte> out) const {
 
 Result<std::unique_ptr<FdImage>> FdImage::Open(const std::string& path) {
   // O_NONBLOCK: a FIFO without a writer would hang us here.
-  Fd fd = TRY(Within(sys::Open(path, O_RDONLY | O_NONBLOCK),
-                     [&] { return fmt::format("cannot open '{}'", path); }));
+  Result<Fd> fd = sys::Open(path, O_RDONLY | O_NONBLOCK);
+  if (!fd) {
+    const int code = fd.error().code();
+    return std::unexpected(
+        Error(code, fmt::format("cannot open '{}': {}", path, sys::ErrnoText(code))));
+  }
   const uint64_t size = TRY(
-      Within(sys::FileSize(fd.get()), [&] { return fmt::format("cannot use '{}'", path); }));
-  return std::unique_ptr<FdImage>(new FdImage(path, size, std::move(fd)));
+      Within(sys::FileSize(fd->get()), [&] { return fmt::format("cannot use '{}'", path); }));
+  return std::unique_ptr<FdImage>(new FdImage(path, size, *std::move(fd)));
 }
 
 Result<size_t> FdImage::ReadSome(uint64_t offset, std::span<std::byte> out) const {

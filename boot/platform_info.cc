@@ -9,14 +9,11 @@
 namespace crossbar {
 namespace {
 
-constexpr uint64_t kLeastMemory = 2 * kMiB;
 constexpr uint64_t kLeastWindow32 = 16 * kMiB;
 constexpr uint64_t kLeastWindow64 = 4 * kGiB;
 constexpr uint64_t kWindow64Alignment = kGiB;
 // Keeps the banks whole multiples of a huge page.
 constexpr uint64_t kHoleAlignment = 2 * kMiB;
-// MADT's local APIC structure holds 8-bit ids, of which 255 means all; more needs x2APIC entries.
-constexpr unsigned kMostCpus = 254;
 // x86 page tables hold no more (Intel SDM volume 3A, 4.1.4).
 constexpr unsigned kMostAddressBits = 52;
 
@@ -97,14 +94,14 @@ Result<> CheckRequest(const X86PlatformRequest& request) {
     return Fail("{:#x} bytes of memory are not whole pages; give a multiple of 4 KiB",
                 request.memory_bytes);
   }
-  if (request.memory_bytes < kLeastMemory) {
+  if (request.memory_bytes < kX86LeastMemory) {
     return Fail("{} of memory are too little to boot a kernel; give at least {}",
-                SizeText(request.memory_bytes), SizeText(kLeastMemory));
+                SizeText(request.memory_bytes), SizeText(kX86LeastMemory));
   }
   if (request.cpus == 0) return Fail("a guest needs a CPU; give at least 1");
-  if (request.cpus > kMostCpus) {
+  if (request.cpus > kX86MostCpus) {
     return Fail("{} CPUs are more than 8-bit APIC ids can name; give at most {}", request.cpus,
-                kMostCpus);
+                kX86MostCpus);
   }
   return {};
 }
@@ -128,17 +125,17 @@ Result<> LayOutMemory(const X86PlatformRequest& request, PlatformInfo& platform)
   const GuestRange space{Gpa(0), uint64_t{1} << platform.physical_address_bits};
   const std::vector<GuestRange> gaps = Gaps(space, holes);
   const uint64_t most = MostMemory(gaps);
-  if (most < kLeastMemory) {
+  if (most < kX86LeastMemory) {
     return Fail(
         "{} physical address bits leave no room for a 64-bit PCI window; a host CPU with at "
         "least 36 is needed",
         platform.physical_address_bits);
   }
-  if (gaps[0].start != Gpa(0) || gaps[0].size < kLeastMemory) {
+  if (gaps[0].start != Gpa(0) || gaps[0].size < kX86LeastMemory) {
     return Fail(
         "the host cannot translate guest addresses below {}, where a kernel starts; pass "
         "through other devices",
-        SizeText(kLeastMemory));
+        SizeText(kX86LeastMemory));
   }
   if (request.memory_bytes > most) {
     return Fail("{} of memory and a 64-bit PCI window do not fit below 2^{}; give at most {}",

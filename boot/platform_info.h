@@ -72,6 +72,9 @@ struct X86PlatformRequest {
 };
 
 // x86 constants that no request changes.
+inline constexpr uint64_t kX86LeastMemory = 2 * kMiB;
+// MADT's local APIC structure holds 8-bit ids, of which 255 means all; more needs x2APIC entries.
+inline constexpr unsigned kX86MostCpus = 254;
 inline constexpr GuestRange kX86PciHole{Gpa(0xc0000000), 0x40000000};  // 3-4 GiB: no RAM here
 inline constexpr GuestRange kX86HyperTransport{Gpa(0xfd'0000'0000), 0x3'0000'0000};
 // KVM's own pages on Intel without unrestricted guest, from vmm to KVM_SET_IDENTITY_MAP_ADDR and

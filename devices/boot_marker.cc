@@ -1,7 +1,6 @@
 #include "devices/boot_marker.h"
 
 #include <chrono>
-#include <utility>
 
 namespace crossbar {
 namespace {
@@ -14,23 +13,16 @@ uint64_t MonotonicNs() {
 
 }  // namespace
 
-BootMarker::BootMarker(std::function<void(const Mark&)> on_mark) : on_mark_(std::move(on_mark)) {}
-
 uint64_t BootMarker::Read(uint64_t, unsigned) {
   MutexLock lock(mutex_);
   return marks_.last.value;
 }
 
 void BootMarker::Write(uint64_t, unsigned, uint64_t value) {
-  Mark mark;
-  {
-    MutexLock lock(mutex_);
-    mark = {static_cast<uint8_t>(value), MonotonicNs()};
-    if (marks_.first.size() < kMarks) marks_.first.push_back(mark);
-    marks_.last = mark;
-    ++marks_.count;
-  }
-  if (on_mark_) on_mark_(mark);
+  MutexLock lock(mutex_);
+  marks_.last = {static_cast<uint8_t>(value), MonotonicNs()};
+  if (marks_.first.size() < kMarks) marks_.first.push_back(marks_.last);
+  ++marks_.count;
 }
 
 BootMarker::Marks BootMarker::Snapshot() const {

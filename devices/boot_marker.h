@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "base/locks.h"
@@ -29,17 +28,12 @@ class BootMarker final : public BusDevice {
     uint64_t count = 0;  // of all writes
   };
 
-  // `on_mark` (may be empty) runs on the vCPU's thread, with no lock held.
-  explicit BootMarker(std::function<void(const Mark&)> on_mark = {});
-
   uint64_t Read(uint64_t offset, unsigned size) override EXCLUDES(mutex_);
   void Write(uint64_t offset, unsigned size, uint64_t value) override EXCLUDES(mutex_);
 
   Marks Snapshot() const EXCLUDES(mutex_);
 
  private:
-  const std::function<void(const Mark&)> on_mark_;
-
   mutable Mutex mutex_;
   Marks marks_ GUARDED_BY(mutex_);
 };

@@ -99,14 +99,14 @@ void GuestMain() {
   for (const uint64_t bar : shared.bars) Map({bar, shared.size}, Caching::kWriteBack);
   Map({shared.control, 4096}, Caching::kUncached);
   const unsigned cpus = StartCpus();
-  Print("%u CPUs hammer %#lx and %#lx\n", cpus, shared.bars[0], shared.bars[1]);
+  Print("%u CPUs hammer 0x%lx and 0x%lx\n", cpus, shared.bars[0], shared.bars[1]);
   RunOnAll(Work, nullptr);
   Print("%lu right, %lu all ones\n", shared.right, shared.ones);
-  CHECK(1, shared.wrong == 0, "%#lx at %#lx", shared.wrong, shared.wrong_address);
+  CHECK(1, shared.wrong == 0, "0x%lx at 0x%lx", shared.wrong, shared.wrong_address);
   CHECK(2, shared.right >= CommandLineNumber("expect", 1), "%lu", shared.right);
   if (!CommandLineHas("vanish")) return;
-  CHECK(3, Read<uint64_t>(shared.bars[0]) == kAllOnes, "%#lx", Read<uint64_t>(shared.bars[0]));
-  CHECK(4, Read<uint64_t>(shared.bars[1]) == kPattern, "%#lx", Read<uint64_t>(shared.bars[1]));
+  CHECK(3, Read<uint64_t>(shared.bars[0]) == kAllOnes, "0x%lx", Read<uint64_t>(shared.bars[0]));
+  CHECK(4, Read<uint64_t>(shared.bars[1]) == kPattern, "0x%lx", Read<uint64_t>(shared.bars[1]));
 }
 
 }  // namespace guest

@@ -49,7 +49,7 @@ uint64_t Sum(void* argument) {
 
 void GuestMain() {
   Print("Hello from a Crossbar guest.\n");
-  Print("  boot     %s, %u modules, %s\n", ProtocolName(), boot_info.module_count,
+  Print("  boot     %s, modules: %u, %s\n", ProtocolName(), boot_info.module_count,
         platform.from_fdt ? "device tree" : "no device tree");
   Print("  CPUs     %u, this one has APIC id %u\n", platform.cpu_count, ThisCpu().apic_id);
   for (unsigned i = 0; i < platform.ram_count; ++i) {

@@ -106,6 +106,8 @@ Result<GuestRam> GuestRam::Create(std::span<const GuestRange> banks, PageSize pa
       ram.banks_.clear();
       return std::unexpected(HugePageError(std::move(bank).error(), pages, TotalSize(banks)));
     }
+    if (!bank && bank.error().code() == EFBIG)
+      return std::unexpected(std::move(bank).error().WithHint("raise the limit on files (ulimit -f)"));
     ram.banks_.push_back(TRY(std::move(bank)));
   }
   return ram;

@@ -4,6 +4,8 @@
 
 #include <array>
 #include <cerrno>
+#include <sstream>
+#include <string>
 #include <utility>
 
 #include "base/kvm_uapi.h"
@@ -21,7 +23,33 @@ constexpr std::array<std::pair<unsigned long, const char*>, 6> kNeeded = {{
     {KVM_CAP_SIGNAL_MSI, "KVM_CAP_SIGNAL_MSI"},
 }};
 
-Error Explain(Error error) {
+// From /etc/group itself: a static program has no getgrgid that is sure to work. The number where there
+// is no name.
+std::string GroupName(gid_t id) {
+  const std::string number = std::to_string(id);
+  std::istringstream lines(sys::ReadFile("/etc/group").value_or(""));
+  for (std::string line; std::getline(lines, line);) {
+    // NAME:PASSWORD:ID:MEMBERS
+    const size_t name_end = line.find(':');
+    const size_t id_start = line.find(':', name_end + 1);
+    if (name_end != std::string::npos && id_start != std::string::npos &&
+        line.compare(id_start + 1, line.find(':', id_start + 1) - id_start - 1, number) == 0)
+      return line.substr(0, name_end);
+  }
+  return number;
+}
+
+// By whom the node may be opened, apart from root, and so what to do.
+std::string HowToGetIn(const char* path) {
+  const Result<struct stat> node = sys::Stat(path);
+  if (!node || node->st_gid == 0 || (node->st_mode & (S_IRGRP | S_IWGRP)) != (S_IRGRP | S_IWGRP))
+    return fmt::format("run as root, or give yourself access: sudo setfacl -m u:$USER:rw {}", path);
+  const std::string group = GroupName(node->st_gid);
+  return fmt::format("join the group {} that owns it (sudo usermod -aG {} $USER) and log in again",
+                     group, group);
+}
+
+Error Explain(Error error, const char* path) {
   switch (error.code()) {
     case ENOENT:
     case ENXIO:
@@ -31,8 +59,7 @@ Error Explain(Error error) {
           "kvm_amd (in a VM, enable nested virtualization)");
     case EACCES:
     case EPERM:
-      return std::move(error).WithHint(
-          "join the group that owns /dev/kvm (sudo usermod -aG kvm $USER) and log in again");
+      return std::move(error).WithHint(HowToGetIn(path));
     default:
       return error;
   }
@@ -42,7 +69,7 @@ Error Explain(Error error) {
 
 Result<Kvm> Kvm::Open(const char* path) {
   Result<Fd> fd = sys::Open(path, O_RDWR);
-  if (!fd) return std::unexpected(Explain(std::move(fd).error()));
+  if (!fd) return std::unexpected(Explain(std::move(fd).error(), path));
   Kvm kvm(*std::move(fd));
   const int version = TRY(sys::Ioctl(kvm.fd(), SYS_REQUEST(KVM_GET_API_VERSION)));
   if (version != KVM_API_VERSION)

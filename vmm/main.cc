@@ -49,6 +49,13 @@ Result<StopRequest> RunVm(const RunOptions& options, StartupPhases& phases) {
   return end;
 }
 
+void ReportFailpoints(bool ran) {
+  LogInfo("failpoints fired {} times", failpoints::Fired());
+  if (!ran) return;  // a call that start-up did not come to is no misspelled one
+  for (const failpoints::IdleRule& rule : failpoints::IdleRules())
+    LogWarning("failpoint '{}' never fired: {} calls matched it", rule.text, rule.matched);
+}
+
 int Run(const std::vector<std::string>& arguments) {
   StartupPhases phases;
   Result<RunOptions> options = ParseRunOptions(arguments);
@@ -59,13 +66,12 @@ int Run(const std::vector<std::string>& arguments) {
   }
   log::SetLevel(options->log_level);
   for (const std::string& rule : options->failpoints) {
-    if (Result<> armed = failpoints::Arm(rule); !armed)
-      return Complain(armed.error(), ExitStatus::kUsage);
+    if (Result<> armed = failpoints::Arm(rule); !armed) return Refuse(std::move(armed).error());
   }
   if (Result<> outputs = CheckOutputs(*options); !outputs) return Refuse(std::move(outputs).error());
   phases.Mark("parse");
   const Result<StopRequest> end = RunVm(*options, phases);
-  if (!options->failpoints.empty()) LogInfo("failpoints fired {} times", failpoints::Fired());
+  if (!options->failpoints.empty()) ReportFailpoints(end.has_value());
   if (!end) return Complain(end.error(), ExitStatus::kHostError);
   const bool ours = end->reason == StopRequest::Reason::kGuestCrash ||
                     end->reason == StopRequest::Reason::kHostError ||

@@ -2,12 +2,14 @@
 
 #include <boost/program_options.hpp>
 
-#include <cerrno>
+#include <algorithm>
 #include <charconv>
-#include <fstream>
+#include <set>
 #include <sstream>
 
+#include "base/failpoint.h"
 #include "base/sys.h"
+#include "boot/platform_info.h"
 
 namespace crossbar {
 namespace {
@@ -42,7 +44,7 @@ po::options_description Describe() {
   options.add_options()                                                                       //
       ("help,h", "print this help and exit")                                                  //
       ("config", po::value<std::string>()->value_name("FILE"),
-       "read options from FILE, NAME = VALUE a line; the command line wins")                  //
+       "read options from FILE: NAME = VALUE a line, # before a comment; the command line wins")  //
       ("kernel", po::value<std::string>()->value_name("FILE"),
        "Linux bzImage or vmlinux, PVH ELF or Multiboot image")                                //
       ("initrd", po::value<std::string>()->value_name("FILE"), "initial RAM disk")            //
@@ -74,45 +76,112 @@ Result<unsigned> ParseCpus(const std::string& text) {
   unsigned value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value == 0)
-    return Fail("--cpus '{}' is not a number from 1 up", text);
+    return Fail("'{}' is not a number from 1 up", text);
+  if (value > kX86MostCpus)
+    return Fail("{} is more than 8-bit APIC ids can name; give at most {}", value, kX86MostCpus);
   return value;
 }
 
 Result<PageSize> ParsePageSize(const std::string& text) {
+  if (text.empty()) return PageSize::k4K;
   if (text == "2M") return PageSize::k2M;
   if (text == "1G") return PageSize::k1G;
-  return Fail("--hugepages '{}' is not 2M or 1G", text);
+  return Fail("'{}' is not 2M or 1G", text);
+}
+
+Result<uint64_t> ParseMemory(const std::string& text, PageSize pages) {
+  const uint64_t bytes = TRY(ParseSize(text));
+  if (!IsAligned(bytes, static_cast<uint64_t>(pages)))
+    return Fail("{} is not a multiple of the page size, {} KiB", text,
+                static_cast<uint64_t>(pages) / kKiB);
+  if (bytes < kX86LeastMemory)
+    return Fail("{} KiB are too little to boot a kernel; give at least {} MiB", bytes / kKiB,
+                kX86LeastMemory / kMiB);
+  return bytes;
 }
 
 constexpr std::string_view kConsoleFile = "file:";
 
-Result<> CheckConsole(const std::string& text) {
-  if (text == "stdio" || text == "none") return {};
-  if (text.starts_with(kConsoleFile) && text.size() > kConsoleFile.size()) return {};
-  return Fail("--console '{}' is not stdio, file:PATH or none", text);
+Result<std::string> ParseConsole(const std::string& text) {
+  if (text == "stdio" || text == "none") return text;
+  if (text.starts_with(kConsoleFile) && text.size() > kConsoleFile.size()) return text;
+  return Fail("'{}' is not stdio, file:PATH or none", text);
 }
 
-Result<> ParseConfigFile(const std::string& path, const po::options_description& options,
-                         po::variables_map& values) {
-  std::ifstream file(path);
-  file.peek();  // a folder can be opened, and only reading it fails
-  if (!file && !file.eof())
-    return Fail("cannot read config file {}: {}", path, sys::ErrnoText(errno));
+std::string_view Trim(std::string_view text) {
+  constexpr std::string_view kBlanks = " \t\r";
+  const size_t first = text.find_first_not_of(kBlanks);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(kBlanks) + 1 - first);
+}
+
+// Not Boost's parser of config files: that one cuts a value at '#', which a kernel command line may hold.
+Result<po::parsed_options> ParseConfigText(std::string_view text, const po::options_description& known) {
+  po::parsed_options parsed(&known);
+  unsigned number = 0;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    const std::string_view line = Trim(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+    ++number;
+    if (line.empty() || line.starts_with('#')) continue;
+    const size_t equals = line.find('=');
+    if (equals == std::string_view::npos)
+      return Fail("line {}: '{}' is not NAME = VALUE", number, line);
+    po::option option;
+    option.string_key = Trim(line.substr(0, equals));
+    option.value = {std::string(Trim(line.substr(equals + 1)))};
+    if (option.string_key == "config") return Fail("a config file cannot name another");
+    if (known.find_nothrow(option.string_key, false) == nullptr)
+      return Fail("line {}: there is no option '{}'", number, option.string_key);
+    parsed.options.push_back(std::move(option));
+  }
+  return parsed;
+}
+
+// What the options were given, and where.
+struct Given {
+  bool Has(const std::string& name) const { return values.contains(name); }
+  std::string Text(const std::string& name) const {
+    return Has(name) ? values[name].as<std::string>() : std::string();
+  }
+  std::vector<std::string> List(const std::string& name) const {
+    return Has(name) ? values[name].as<std::vector<std::string>>() : std::vector<std::string>();
+  }
+  // The result, or an error that names the option, and the file if that gave it.
+  template <typename T>
+  Result<T> Checked(const std::string& name, Result<T> result) const {
+    if (result) return result;
+    Error error = std::move(result).error().Within("--" + name);
+    if (in_file.contains(name)) error = std::move(error).Within(Text("config"));
+    return std::unexpected(std::move(error));
+  }
+
+  po::variables_map values;
+  std::set<std::string> in_file;
+};
+
+Result<> ReadConfigFile(const std::string& path, const po::options_description& known, Given& given) {
+  const Result<std::string> text = sys::ReadFile(path);
+  if (!text)
+    return Fail("cannot read config file {}: {}", path, sys::ErrnoText(text.error().code()));
+  const po::parsed_options parsed =
+      TRY(Within(ParseConfigText(*text, known), [&] { return path; }));
+  for (const po::option& option : parsed.options) {
+    const std::string& name = option.string_key;
+    if (!given.Has(name) || given.values[name].defaulted()) given.in_file.insert(name);
+  }
   try {
-    const auto parsed = po::parse_config_file(file, options);
-    for (const auto& option : parsed.options) {
-      if (option.string_key == "config") return Fail("{}: a config file cannot name another", path);
-    }
-    po::store(parsed, values);
+    po::store(parsed, given.values);
   } catch (const po::error& error) {
     return Fail("{}: {}", path, error.what());
   }
   return {};
 }
 
-Result<po::variables_map> Parse(const std::vector<std::string>& arguments) {
+Result<Given> Parse(const std::vector<std::string>& arguments) {
   const po::options_description options = Describe();
-  po::variables_map values;
+  Given given;
   // Boost reports by exceptions; they end here.
   try {
     // No positional arguments, and no guessing of abbreviated names: scripts must stay right.
@@ -124,13 +193,12 @@ Result<po::variables_map> Parse(const std::vector<std::string>& arguments) {
     for (const po::option& option : parsed.options) {
       if (option.position_key >= 0) return Fail("'{}' is no option", option.value.front());
     }
-    po::store(parsed, values);
-    if (values.contains("config"))
-      TRY(ParseConfigFile(values["config"].as<std::string>(), options, values));
+    po::store(parsed, given.values);
   } catch (const po::error& error) {
     return Fail("{}", error.what());
   }
-  return values;
+  if (given.Has("config")) TRY(ReadConfigFile(given.Text("config"), options, given));
+  return given;
 }
 
 }  // namespace
@@ -157,44 +225,36 @@ Result<uint64_t> ParseSize(const std::string& text) {
 }
 
 Result<RunOptions> ParseRunOptions(const std::vector<std::string>& arguments) {
-  const po::variables_map values = TRY(Parse(arguments));
+  const Given given = TRY(Parse(arguments));
   RunOptions options;
-  const auto text = [&](const char* name) {
-    return values.contains(name) ? values[name].as<std::string>() : std::string();
-  };
-  const auto list = [&](const char* name) {
-    return values.contains(name) ? values[name].as<std::vector<std::string>>()
-                                 : std::vector<std::string>();
-  };
-  options.help = values.contains("help");
+  options.help = given.Has("help");
   if (options.help) return options;
 
-  options.kernel = text("kernel");
+  options.config = given.Text("config");
+  options.kernel = given.Text("kernel");
   if (options.kernel.empty()) return Fail("--kernel FILE is missing");
-  options.initrd = text("initrd");
-  options.command_line = text("cmdline");
-  options.config = text("config");
-  options.console = text("console");
-  TRY(CheckConsole(options.console));
-  options.report = text("report");
-  if (values.contains("report") && options.report.empty()) return Fail("--report FILE is empty");
-  options.prefault = values["prefault"].as<bool>();
-  for (const std::string& module : list("module")) {
+  options.initrd = given.Text("initrd");
+  options.command_line = given.Text("cmdline");
+  options.console = TRY(given.Checked("console", ParseConsole(given.Text("console"))));
+  options.report = given.Text("report");
+  if (given.Has("report") && options.report.empty())
+    return given.Checked("report", Result<RunOptions>(Fail("the name of the file is empty")));
+  options.prefault = given.values["prefault"].as<bool>();
+  for (const std::string& module : given.List("module")) {
     const size_t equals = module.find('=');
     options.modules.push_back(
         {module.substr(0, equals), equals == std::string::npos ? "" : module.substr(equals + 1)});
   }
-  for (const std::string& device : list("device"))
-    options.devices.push_back(
-        TRY(Within(ParseDeviceSpec(device), [&] { return fmt::format("--device {}", device); })));
-  options.failpoints = list("failpoint");
-  options.memory_bytes = TRY(Within(ParseSize(text("memory")), [] { return "--memory"; }));
-  options.cpus = TRY(ParseCpus(text("cpus")));
-  if (values.contains("hugepages")) options.pages = TRY(ParsePageSize(text("hugepages")));
-  options.log_level = TRY(Within(log::ParseLevel(text("log")), [] { return "--log"; }));
-  if (!IsAligned(options.memory_bytes, static_cast<uint64_t>(options.pages)))
-    return Fail("--memory {} is not a multiple of the page size, {} KiB", text("memory"),
-                static_cast<uint64_t>(options.pages) / kKiB);
+  for (const std::string& device : given.List("device"))
+    options.devices.push_back(TRY(given.Checked("device", ParseDeviceSpec(device))));
+  options.failpoints = given.List("failpoint");
+  for (const std::string& rule : options.failpoints)
+    TRY(given.Checked("failpoint", failpoints::Check(rule)));
+  options.pages = TRY(given.Checked("hugepages", ParsePageSize(given.Text("hugepages"))));
+  options.memory_bytes =
+      TRY(given.Checked("memory", ParseMemory(given.Text("memory"), options.pages)));
+  options.cpus = TRY(given.Checked("cpus", ParseCpus(given.Text("cpus"))));
+  options.log_level = TRY(given.Checked("log", log::ParseLevel(given.Text("log"))));
   return options;
 }
 

@@ -95,14 +95,14 @@ TEST(RunOptions, SplitAModuleAtItsFirstEqualsSign) {
 
 TEST(RunOptions, AreRefusedByName) {
   EXPECT_THAT(Refusal({}), HasSubstr("--kernel FILE is missing"));
-  EXPECT_THAT(Refusal({"--kernel", "k", "--cpus", "0"}), HasSubstr("--cpus '0'"));
+  EXPECT_THAT(Refusal({"--kernel", "k", "--cpus", "0"}), HasSubstr("--cpus: '0'"));
   EXPECT_THAT(Refusal({"--kernel", "k", "--cpus", "4294967296"}), HasSubstr("--cpus"));
   EXPECT_THAT(Refusal({"--kernel", "k", "--memory", "x"}), HasSubstr("--memory: 'x'"));
   EXPECT_THAT(Refusal({"--kernel", "k", "--memory", "4097"}), HasSubstr("multiple of the page size"));
   EXPECT_THAT(Refusal({"--kernel", "k", "--memory", "3M", "--hugepages", "2M"}), HasSubstr("2048 KiB"));
-  EXPECT_THAT(Refusal({"--kernel", "k", "--hugepages", "4K"}), HasSubstr("--hugepages '4K'"));
-  EXPECT_THAT(Refusal({"--kernel", "k", "--console", "tty"}), HasSubstr("--console 'tty'"));
-  EXPECT_THAT(Refusal({"--kernel", "k", "--console", "file:"}), HasSubstr("--console 'file:'"));
+  EXPECT_THAT(Refusal({"--kernel", "k", "--hugepages", "4K"}), HasSubstr("--hugepages: '4K'"));
+  EXPECT_THAT(Refusal({"--kernel", "k", "--console", "tty"}), HasSubstr("--console: 'tty'"));
+  EXPECT_THAT(Refusal({"--kernel", "k", "--console", "file:"}), HasSubstr("--console: 'file:'"));
   EXPECT_THAT(Refusal({"--kernel", "k", "--report", ""}), HasSubstr("--report"));
   EXPECT_THAT(Refusal({"--kernel", "k", "--log", "loud"}), HasSubstr("--log: 'loud'"));
   EXPECT_THAT(Refusal({"--kernel", "k", "stray"}), HasSubstr("'stray' is no option"));
@@ -127,6 +127,15 @@ TEST_F(ConfigFile, FillsInWhatTheCommandLineLeavesOpen) {
   EXPECT_TRUE(options.prefault);
   ASSERT_EQ(options.modules.size(), 2u);
   EXPECT_EQ(options.modules[1].arguments, "c");
+}
+
+TEST_F(ConfigFile, TakesAValueAsItStands) {
+  EXPECT_EQ(ParseRunOptions(With("kernel=k\n\t # none \n cmdline = a #b=c  \r\n")).value().command_line, "a #b=c");
+}
+
+TEST_F(ConfigFile, IsNamedWhereItsValueIsWrong) {
+  EXPECT_EQ(Refusal(With("kernel = k\ncpus = 0\n")), path_ + ": --cpus: '0' is not a number from 1 up");
+  EXPECT_EQ(Refusal(With("kernel = k\ncpus = 0\n", {"--cpus=x"})), "--cpus: 'x' is not a number from 1 up");
 }
 
 TEST_F(ConfigFile, IsRefusedByItsName) {

@@ -34,9 +34,9 @@ Json PhasesJson(const StartupPhases& phases) {
   return list;
 }
 
-Json MarkersJson(const BootMarker& marker, const StartupPhases& phases) {
+Json MarkersJson(const BootMarker::Marks& marks, const StartupPhases& phases) {
   Json list = Json::array();
-  for (const BootMarker::Mark& mark : marker.Snapshot().first) {
+  for (const BootMarker::Mark& mark : marks.first) {
     const std::chrono::steady_clock::time_point at{std::chrono::nanoseconds(mark.monotonic_ns)};
     list.push_back({{"value", mark.value}, {"at_us", Microseconds(at - phases.start())}});
   }
@@ -88,8 +88,10 @@ Result<ReportFile> ReportFile::Open(const std::string& path) {
   const bool file = IsFileOrAbsent(path);
   Result<Fd> fd = file ? CreateBeside(path) : sys::Open(path, O_WRONLY | O_APPEND);
   if (!fd) {
-    return std::unexpected(std::move(fd).error().Within("cannot write the report").WithHint(
-        "give --report a path in a folder that you can write to"));
+    const int code = fd.error().code();  // the name beside it is our affair
+    return std::unexpected(
+        Error(code, fmt::format("cannot write the report {}: {}", path, sys::ErrnoText(code)))
+            .WithHint("give --report a path in a folder that you can write to"));
   }
   if (!file) return ReportFile(path, *std::move(fd));
   ::unlink(Beside(path).c_str());
@@ -144,7 +146,9 @@ Result<std::string> RenderReport(Vm& vm, const StartupPhases& phases, const Stop
                    {"reboots", vm.reboots()}};
   report["kernel_format"] = FormatName(vm.loaded().format);
   report["phases"] = PhasesJson(phases);
-  report["boot_markers"] = MarkersJson(vm.boot_marker(), phases);
+  const BootMarker::Marks marks = vm.boot_marker().Snapshot();
+  report["boot_markers"] = MarkersJson(marks, phases);
+  report["boot_marker_writes"] = marks.count;
   report["memory"] = {{"ram_bytes", vm.ram().size()},
                       {"page_bytes", static_cast<uint64_t>(vm.ram().page_size())},
                       {"overhead_bytes", overhead}};

@@ -28,6 +28,7 @@ namespace {
 constexpr std::array kWatchedSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT,
                                         SIGUSR1};
 
+// Usually ParseRunOptions's limit is the lower one.
 Result<> CheckCpus(unsigned wanted, const Kvm& kvm) {
   if (wanted <= kvm.max_vcpus()) return {};
   return Fail("--cpus: {} is more than this host's KVM allows; give at most {}", wanted,
@@ -138,8 +139,14 @@ Result<Vm::Images> Vm::Images::Open(const RunOptions& options) {
   TRY(RecognizeKernel(*images.kernel));
   if (!options.initrd.empty())
     images.initrd = TRY(Within(FdImage::Open(options.initrd), [] { return "--initrd"; }));
-  for (const RunOptions::Module& module : options.modules)
-    images.modules.push_back(TRY(Within(FdImage::Open(module.path), [] { return "--module"; })));
+  for (const RunOptions::Module& module : options.modules) {
+    auto file = Within(FdImage::Open(module.path), [] { return "--module"; });
+    if (!file && !module.arguments.empty()) {
+      return std::unexpected(std::move(file).error().WithHint(
+          "what follows the first '=' is the module's command line"));
+    }
+    images.modules.push_back(TRY(std::move(file)));
+  }
   return images;
 }
 

@@ -23,7 +23,7 @@ class Guests(Case):
 
     def test_hello(self):
         outcome = self.assert_passes("hello", "--cmdline", "one two=3")
-        self.assertIn("  boot     PVH, 1 modules, device tree", outcome.lines())
+        self.assertIn("  boot     PVH, modules: 1, device tree", outcome.lines())
         self.assertIn('  command  "one two=3"', outcome.lines())
         self.assertIn("  CPUs     4, this one has APIC id 0", outcome.lines())
 
@@ -72,12 +72,12 @@ class BootProtocols(Case):
     def test_elf64_by_pvh(self):
         outcome = self.run_guest("hello", "--initrd", self.initrd, "--module", f"{self.module}=a b", "--cmdline", "c")
         self.assert_succeeds(outcome)
-        self.assertIn("  boot     PVH, 3 modules, device tree", outcome.lines())
+        self.assertIn("  boot     PVH, modules: 3, device tree", outcome.lines())
 
     def test_elf32_by_pvh(self):
         outcome = self.run_guest("hello32", "--initrd", self.initrd, "--cmdline", "32-bit file")
         self.assert_succeeds(outcome)
-        self.assertIn("  boot     PVH, 2 modules, device tree", outcome.lines())
+        self.assertIn("  boot     PVH, modules: 2, device tree", outcome.lines())
         self.assertIn('  command  "32-bit file"', outcome.lines())
 
     def test_multiboot(self):

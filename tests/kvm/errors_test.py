@@ -1,10 +1,12 @@
 """What cannot be done is refused: one line that names the cause and the next step, the right status, nothing left."""
+import grp
 import gzip
 import os
 import random
 import re
 import resource
 import shutil
+import stat
 import struct
 import unittest
 
@@ -36,9 +38,14 @@ class Kernels(Errors):
         os.mkfifo(os.path.join(self.folder, "fifo"))
         for option in ("--kernel", "--initrd", "--module"):
             kernel = () if option == "--kernel" else ("--kernel", HELLO)
-            self.refused(HOST_ERROR, ("'missing'", "No such file", option), "run", *kernel, option, "missing")
+            self.refused(HOST_ERROR, f"{option}: cannot open 'missing': No such file or directory\n", "run", *kernel, option,
+                         "missing")
             for name in ("folder", "fifo", "/dev/null", "/dev/kvm"):
                 self.refused(HOST_ERROR, (f"'{name}'", "not a regular file", option), "run", *kernel, option, name)
+
+    def test_whose_name_a_module_cannot_have(self):
+        self.refused(HOST_ERROR, ("--module: cannot open 'a': ", "what follows the first '='"), "run", "--kernel", HELLO,
+                     "--module", "a=b/m")
 
     def test_that_may_not_be_read(self):
         path = self.write("kernel", b"secret")
@@ -66,6 +73,7 @@ class Kernels(Errors):
         big_endian = b"\x7fELF\x02\x02\x01" + bytes(9) + struct.pack(">HHIQQQIHHHHHH", 2, 22, 1, 0, 64, 0, 0, 64, 56, 0,
                                                                       64, 0, 0)
         self.refused_kernel(big_endian)
+        self.refused_kernel(b"\x7fELF\x09" + aarch64[5:], "unknown class 9", "give an x86 kernel")
         self.refused_kernel(bytes(0x38) + b"ARM\x64" + bytes(4096), "AArch64", "give an x86 kernel")
         self.refused_kernel(bytes(0x38) + b"RSC\x05" + bytes(4096), "RISC-V", "give an x86 kernel")
 
@@ -158,8 +166,14 @@ class Ram(Errors):
                      "--hugepages", "1G")
         self.refused(USAGE, ("3M", "2M or 1G"), "run", "--kernel", HELLO, "--hugepages", "3M")
 
+    def test_that_the_limit_on_files_does_not_allow(self):
+        def small_files():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        self.refused(HOST_ERROR, ("512 MiB of guest RAM", "File too large", "ulimit -f"), "run", "--kernel", HELLO,
+                     before=small_files)
+
     def test_that_is_too_little(self):
-        self.refused(HOST_ERROR, ("1 MiB", "at least 2 MiB"), "run", "--kernel", HELLO, "--memory", "1M")
+        self.refused(USAGE, ("--memory: 1024 KiB", "at least 2 MiB", SEE_HELP), "run", "--kernel", HELLO, "--memory", "1M")
 
     def test_that_does_not_hold_the_initrd(self):
         path = self.write("initrd", b"")
@@ -178,8 +192,8 @@ class Cpus(Errors):
             self.refused(USAGE, ("--cpus", f"'{count}'", "from 1 up"), "run", "--kernel", HELLO, f"--cpus={count}")
 
     def test_that_are_too_many(self):
-        self.refused(HOST_ERROR, ("100000", "--cpus", "at most"), "run", "--kernel", HELLO, "--cpus", 100000)
-        self.refused(HOST_ERROR, ("300", "at most 254"), "run", "--kernel", HELLO, "--cpus", 300)
+        for count in (255, 300, 1025, 100000):
+            self.refused(USAGE, (f"--cpus: {count} is", "at most 254", SEE_HELP), "run", "--kernel", HELLO, "--cpus", count)
 
 
     @unittest.skipIf(SANITIZER, "a sanitizer needs the address space")
@@ -234,6 +248,13 @@ class Options(Errors):
         for rule in ("x", "=EIO", "open=EFOO", "open#0=EIO", "open#x=EIO", "open=EIO*x", "open=delay(x)", "open=0"):
             self.refused(USAGE, "failpoint", "run", "--kernel", HELLO, "--failpoint", rule)
 
+    def test_with_failpoints_that_name_no_call_of_the_run(self):
+        outcome = self.crossbar("run", "--kernel", HELLO, "--failpoint", "opne=EIO", "--failpoint", "pread#9999=EIO")
+        self.assertEqual(outcome.status, SUCCESS, outcome)
+        self.assertRegex(outcome.err, r"\A[^\n]* warning: failpoint 'opne=EIO' never fired[^\n]*: 0 [^\n]*\n"
+                                      r"[^\n]* warning: failpoint 'pread#9999=EIO' never fired[^\n]*: [1-9][^\n]*\n\Z")
+        self.assert_succeeds(self.crossbar("run", "--kernel", HELLO, "--failpoint", "pread=delay(1)"))
+
     def test_that_only_ask(self):
         for arguments, word in ((("--version",), b"crossbar "), (("--help",), b"crossbar run"),
                                 (("run", "--help"), b"--kernel FILE"), (("run", "-h"), b"--kernel FILE")):
@@ -267,7 +288,27 @@ class ConfigFile(Errors):
         path = self.config(f"kernel = {HELLO}\nmodule = {HELLO}\nmodule = {HELLO}=arguments\n")
         outcome = self.crossbar("run", "--config", path)
         self.assert_succeeds(outcome)
-        self.assertIn("  boot     PVH, 3 modules, device tree", outcome.lines())
+        self.assertIn("  boot     PVH, modules: 3, device tree", outcome.lines())
+
+    def test_takes_a_value_as_it_stands(self):
+        path = self.config(f"\n  # a comment\n  kernel={HELLO}  \r\n\tcmdline =  a#b #c \"d=e\" \n")
+        outcome = self.crossbar("run", "--config", path)
+        self.assert_succeeds(outcome)
+        self.assertIn('  command  "a#b #c "d=e""', outcome.lines())
+
+    def test_is_named_in_errors_of_its_values(self):
+        for line in ("memory = 12X", "memory = 4097", "cpus = none", "cpus = 500", "hugepages = 3M", "console = bogus",
+                     "log = loud", "report =", "failpoint = open=EFOO"):
+            path = self.config(f"kernel = {HELLO}\n{line}\n")
+            self.refused(USAGE, (f"{path}: ", f"--{line.split()[0]}" if "failpoint" not in line else "EFOO"), "run", "--config",
+                         path)
+            name = line.split()[0]
+            value = {"memory": "x", "cpus": "x", "hugepages": "x", "console": "x", "log": "x", "report": "",
+                     "failpoint": "x"}[name]
+            if name != "failpoint":  # the command line's fault
+                outcome = self.crossbar("run", "--config", path, f"--{name}={value}")
+                self.assert_refused(outcome, USAGE, f"--{name}")
+                self.assertNotIn(path, outcome.err)
 
     def test_must_be_there(self):
         self.refused(USAGE, ("missing.conf", "No such file"), "run", "--config", "missing.conf")
@@ -290,10 +331,32 @@ class Kvm(Errors):
             self.refused(HOST_ERROR, ("/dev/kvm", "virtualization", "kvm_amd"), "run", "--kernel", HELLO, "--failpoint",
                          f"open#1={code}")
 
+    @staticmethod
+    def group_name(number):
+        try:
+            return grp.getgrgid(number).gr_name
+        except KeyError:
+            return str(number)
+
     def test_that_may_not_be_opened(self):
+        node = os.stat("/dev/kvm")
+        usable = node.st_mode & 0o060 == 0o060 and node.st_gid != 0
+        group = self.group_name(node.st_gid)
         for code in ("EACCES", "EPERM"):
-            self.refused(HOST_ERROR, ("/dev/kvm", "usermod -aG kvm"), "run", "--kernel", HELLO, "--failpoint",
-                         f"open#1={code}")
+            self.refused(HOST_ERROR, ("/dev/kvm", f"usermod -aG {group}" if usable else "setfacl -m"), "run", "--kernel",
+                         HELLO, "--failpoint", f"open#1={code}*1")
+
+    @unittest.skipUnless(os.getuid() == 0, "needs root, for a mount namespace")
+    def test_that_may_not_be_opened_says_who_owns_it(self):
+        for group, mode, words in ((0, 0o600, "setfacl -m"), (0, 0o660, "setfacl -m"), (1, 0o600, "setfacl -m"),
+                                   (1, 0o660, f"the group {self.group_name(1)} "), (54321, 0o660, "the group 54321 ")):
+            def node():
+                drop_devices()
+                os.mknod("/dev/kvm", stat.S_IFCHR | mode, os.makedev(10, 232))
+                os.chown("/dev/kvm", 0, group)
+                os.chmod("/dev/kvm", mode)
+            self.refused(HOST_ERROR, ("/dev/kvm", words), "run", "--kernel", HELLO, "--failpoint", "open#1=EACCES*1",
+                         before=node)
 
     @unittest.skipUnless(os.getuid() == 0, "needs root, to be somebody else")
     def test_that_really_may_not_be_opened(self):
@@ -302,7 +365,7 @@ class Kvm(Errors):
         program = os.path.join(self.scratch, "crossbar")
         shutil.copy(PROGRAM, program)
         os.chmod(program, 0o755)
-        self.refused(HOST_ERROR, ("/dev/kvm", "Permission denied", "usermod -aG kvm"), "run", "--kernel", HELLO,
+        self.refused(HOST_ERROR, ("/dev/kvm", "Permission denied"), "run", "--kernel", HELLO,
                      user=65534, group=65534, extra_groups=[], program=program)
 
     @unittest.skipUnless(os.getuid() == 0, "needs root, for a mount namespace")
@@ -319,9 +382,10 @@ class Output(Errors):
     def test_that_cannot_be_written(self):
         os.mkdir(os.path.join(self.folder, "folder"))
         for path in ("missing/report.json", "folder", "/proc/report.json"):
-            self.refused(HOST_ERROR, ("cannot write the report", path, "--report"), "run", "--kernel", HELLO, "--report",
+            self.refused(HOST_ERROR, (f"cannot write the report {path}: ", "--report"), "run", "--kernel", HELLO, "--report",
                          path)
             self.refused(HOST_ERROR, ("console", path), "run", "--kernel", HELLO, "--console", f"file:{path}")
+        self.assertNotIn("partial", self.crossbar("run", "--kernel", HELLO, "--report", "missing/x").err)
 
     FAILURES = (("--kernel", PROGRAM), ("--kernel", "missing"), ("--kernel", HELLO, "--initrd", "missing"),
                 ("--kernel", HELLO, "--failpoint", "KVM_CREATE_VM=EIO"),

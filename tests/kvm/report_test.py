@@ -27,8 +27,8 @@ class Report(Case):
 
     def test_has_every_field(self):
         report = self.report_of("hello", "--cpus", 2)
-        self.assertEqual(list(report), ["crossbar", "end", "kernel_format", "phases", "boot_markers", "memory", "memslots", "trapped_bar_pieces",
-                                        "exits"])
+        self.assertEqual(list(report), ["crossbar", "end", "kernel_format", "phases", "boot_markers", "boot_marker_writes",
+                                        "memory", "memslots", "trapped_bar_pieces", "exits"])
         self.assertEqual(report["end"], {"reason": "debug-exit", "status": 1, "reboots": 0,
                                          "detail": "the guest wrote 0 to the debug-exit port"})
         self.assertEqual(report["kernel_format"], "PVH ELF")
@@ -61,7 +61,9 @@ class Report(Case):
 
     def test_has_no_more_than_64_boot_markers(self):
         image = self.write("code.elf", pvh_image(b"".join(out(0x80, n) for n in range(100)) + debug_exit(0)))
-        self.assertEqual([marker["value"] for marker in self.report_of(image)["boot_markers"]], list(range(64)))
+        report = self.report_of(image)
+        self.assertEqual([marker["value"] for marker in report["boot_markers"]], list(range(64)))
+        self.assertEqual(report["boot_marker_writes"], 100)
 
     def slots_of(self, memory):
         slots = self.report_of("hello", "--memory", memory)["memslots"]
@@ -139,7 +141,7 @@ class ReportFile(Case):
         self.assertEqual(self.files(), [])
 
     def test_is_not_there_where_start_up_fails(self):
-        for arguments in (("--initrd", "missing"), ("--failpoint", "KVM_CREATE_VM=EIO"), ("--memory", "1M")):
+        for arguments in (("--initrd", "missing"), ("--failpoint", "KVM_CREATE_VM=EIO")):
             outcome = self.run_guest("hello", "--report", "report.json", *arguments)
             self.assert_refused(outcome, HOST_ERROR)
             self.assertEqual(self.files(), [])

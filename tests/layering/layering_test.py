@@ -68,7 +68,13 @@ class Layering(unittest.TestCase):
         self.assert_broken("memory/a.cc", "int F() { return ioctl(1, 2); }\n", r"ioctl\(\)")
         self.assert_broken("devices/a.cc", "x = ::mmap (nullptr);\n", r"mmap\(\)")
         self.assert_broken("vmm/a.h", "if (!close(fd)) {}\n", r"close\(\)")
+        for call in ("lstat", "sigaction", "signal", "tcgetattr", "tcsetattr", "eventfd_write", "eventfd_read"):
+            self.assert_broken("vmm/a.cc", f"::{call}(1);\n", rf"{call}\(\)")
         self.assert_broken("boot/a.cc", '/* a */ auto s = "\\""; open("x"); // b\n', r"open\(\)")
+
+    def test_formats_that_guests_cannot_print(self):
+        self.assert_broken("guests/a.cc", 'Print("%#lx", 1);\n', "does not know")
+        self.assertEqual(self.check({"guests/a.cc": 'Print("0x%lx #%u", 1, 2);\n'}), [])
 
     def test_long_file(self):
         self.assert_broken("vmm/a.cc", "\n" * 501, "501 lines")
