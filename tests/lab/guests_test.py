@@ -83,6 +83,12 @@ add_kernels()
 
 
 class Guest(Case):
+    def test_timers_wake_an_idle_guest(self):
+        """Each lab host has to give its guests timers that work; built-in KVM once did not."""
+        outcome = self.in_lab(BOOT + """boot $LAB_LINUX --memory 256M --cmdline \
+            'console=ttyS0 quiet lab_run="sleep 1; sleep 1; echo woken; poweroff -f"' | grep woken""")
+        self.assertEqual(outcome.out, "woken\n", outcome)
+
     def test_shell_prompt(self):
         outcome = self.in_lab(TALK + """
             talk --kernel $LAB_LINUX --cmdline 'console=ttyS0 quiet'
