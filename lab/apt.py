@@ -36,7 +36,7 @@ def _run(*command, **options):
     folders = {"Dir::State": "state", "Dir::State::lists": "lists", "Dir::Cache": "cache", "Dir::Etc": "etc"}
     settings = [f"{name}={FOLDER}/{folder}" for name, folder in folders.items()]
     settings += ["Dir::State::status=/dev/null", f"Dir::Etc::sourceparts={FOLDER}/etc/sources.list.d",
-                 "Dir::Etc::parts=/etc/apt/apt.conf.d", "Acquire::Languages=none", "APT::Sandbox::User=",
+                 "Dir::Etc::trustedparts=/etc/apt/trusted.gpg.d", "Acquire::Languages=none", "APT::Sandbox::User=",
                  "quiet::NoProgress=true"]
     result = subprocess.run([command[0], *(word for one in settings for word in ("-o", one)), *command[1:]],
                             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,

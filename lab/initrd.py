@@ -99,7 +99,7 @@ def shell():
     listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
     for name in set(listed.split()) - {"busybox"}:
         archive.link(f"/bin/{name}", "busybox")
-    for folder in ("proc", "sys", "dev", "tmp", "run", "root", "sbin"):
+    for folder in ("proc", "sys", "dev", "tmp", "run", "sbin"):
         archive.folder(folder)
     archive.node("/dev/console", 0o600, 5, 1)
     archive.node("/dev/null", 0o666, 1, 3)

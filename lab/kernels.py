@@ -66,7 +66,7 @@ def get(name):
 
 def _recipe(name):
     """What the content of the folder depends on besides the packages."""
-    text = build.recipe() if name == "iommufd" else "2 " + " ".join(MODULES)
+    text = build.recipe() if name == "iommufd" else "3 " + " ".join(MODULES)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -74,7 +74,7 @@ def _packages(series, flavour):
     """The packages of the newest kernel of a series: name -> version. Since 6.19 image and modules come apart, and
     the image may be there signed, unsigned, or both."""
     abi = rf"{re.escape(series)}\.[^-]+(?:-\d+)?"
-    found = apt.names(rf"linux-(image|binary|binary-unsigned|modules)-{abi}-{flavour}(-unsigned)?")
+    found = apt.names(rf"linux-(image|binary|binary-unsigned|modules|base)-{abi}-{flavour}(-unsigned)?")
     releases = {re.search(rf"-({abi})-{flavour}", name).group(1) for name in found}
     for release in sorted(releases, key=lambda text: [int(part) for part in re.findall(r"\d+", text)], reverse=True):
         kernel = f"{release}-{flavour}"
@@ -83,7 +83,8 @@ def _packages(series, flavour):
                        (f"linux-image-{kernel}",), (f"linux-image-{kernel}-unsigned",)):
             split = f"linux-modules-{kernel}" in found
             if all(name in found for name in choice) and (len(choice) == 2) == split:
-                return {name: found[name] for name in choice}
+                # linux-base has the configuration of kernels that come apart.
+                return {name: found[name] for name in (*choice, f"linux-base-{kernel}") if name in found}
     raise LabError(f"the mirror has no Linux {series} for {flavour} in {', '.join(apt.SUITES)}")
 
 

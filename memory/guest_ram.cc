@@ -15,6 +15,7 @@
 
 #include "base/check.h"
 #include "base/locks.h"
+#include "base/log.h"
 #include "base/sys.h"
 
 namespace crossbar {
@@ -26,9 +27,12 @@ constexpr auto kProgressInterval = std::chrono::milliseconds(50);
 
 unsigned MemfdFlags(PageSize pages) {
   switch (pages) {
-    case PageSize::k4K: return MFD_ALLOW_SEALING;
-    case PageSize::k2M: return MFD_ALLOW_SEALING | MFD_HUGETLB | MFD_HUGE_2MB;
-    case PageSize::k1G: return MFD_ALLOW_SEALING | MFD_HUGETLB | MFD_HUGE_1GB;
+    case PageSize::k4K:
+      return MFD_ALLOW_SEALING;
+    case PageSize::k2M:
+      return MFD_ALLOW_SEALING | MFD_HUGETLB | MFD_HUGE_2MB;
+    case PageSize::k1G:
+      return MFD_ALLOW_SEALING | MFD_HUGETLB | MFD_HUGE_1GB;
   }
   return 0;
 }
@@ -71,8 +75,8 @@ Result<GuestRam::Bank> MakeBank(GuestRange range, PageSize pages) {
     bank.memfd = TRY(sys::MemfdCreate("guest-ram", MemfdFlags(pages)));
     TRY(sys::Ftruncate(bank.memfd.get(), range.size));
     // Hugetlbfs reserves its pages here, so that a shortage shows now and not as a SIGBUS later.
-    bank.mapping = TRY(HostMapping::Map(bank.memfd.get(), 0, range.size, PROT_READ | PROT_WRITE,
-                                        alignment));
+    bank.mapping =
+        TRY(HostMapping::Map(bank.memfd.get(), 0, range.size, PROT_READ | PROT_WRITE, alignment));
     return {};
   };
   TRY(make());
@@ -80,6 +84,14 @@ Result<GuestRam::Bank> MakeBank(GuestRange range, PageSize pages) {
   TRY(sys::AddSeals(bank.memfd.get(), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
   // A child made by fork would turn pinned pages into copy-on-write pages under DMA.
   TRY(sys::Madvise(bank.mapping.address().pointer(), range.size, MADV_DONTFORK));
+  // Fewer faults and shorter page walks, where the host's shmem_enabled is `advise`. A host that
+  // has no such pages says so, and the guest runs with small ones.
+  if (pages == PageSize::k4K) {
+    if (const auto advised =
+            sys::Madvise(bank.mapping.address().pointer(), range.size, MADV_HUGEPAGE);
+        !advised)
+      LogDebug("guest RAM has small pages: {}", advised.error().message());
+  }
   return bank;
 }
 

@@ -83,8 +83,9 @@ Result<> VfioUserDomain::SendMap(GuestRange range, const Backing& backing, bool 
     map.offset = backing.file->offset;
     request.fds = {&backing.file->fd, 1};
   }
-  const uint16_t call = TRY(connection_.Start(request, deadline));
-  TRY(connection_.Await(call, deadline));
+  const Deadline bound = std::min(deadline, Clock::now() + connection_.limits().reply);
+  const uint16_t call = TRY(connection_.Start(request, bound));
+  TRY(connection_.Await(call, bound));
   return {};
 }
 

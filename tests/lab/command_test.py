@@ -55,6 +55,23 @@ class Command(Case):
         return process.communicate(timeout=110)[0]
 
 
+class Shell(Case):
+    def test_a_person_has_a_shell_with_a_terminal(self):
+        ours, theirs = os.openpty()
+        self.addCleanup(os.close, ours)
+        process = self.start("--kernel", KERNEL, "--shell", stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        seen = b""
+        for awaited, typed in ((b"# ", b"tty; echo $((6*7))\r"), (b"/dev/hvc0\r\n42\r\n", b"sleep 1000\r"),
+                               (b"sleep 1000\r\n", b"\x03"), (b"# ", b"exit 5\r")):
+            while awaited not in seen:
+                seen += os.read(ours, 4096)
+            seen = seen.partition(awaited)[2]
+            os.write(ours, typed)
+        self.assertEqual(process.wait(60), 5)
+        self.assertEqual(self.machines(), [])
+
+
 class Ends(Case):
     def start_and_wait(self, *arguments):
         """A run whose COMMAND has begun, and hangs."""

@@ -61,16 +61,16 @@ class Devices(Case):
     def test_nics_are_joined(self):
         outcome = self.in_lab("""
             nic() { ls /sys/bus/pci/devices/$1/net; }
-            ifconfig $(nic $LAB_DEVICE1) 10.1.0.2 netmask 255.255.255.0
-            ifconfig $(nic $LAB_DEVICE2) 10.2.0.1 netmask 255.255.255.0
+            ifconfig $(nic $LAB_DEVICE1) 192.0.2.2 netmask 255.255.255.0
+            ifconfig $(nic $LAB_DEVICE2) 198.51.100.1 netmask 255.255.255.0
             ifconfig $(nic $LAB_DEVICE3) up
             for i in 1 2 3 4 5 6 7 8 9 10; do
-              ping -c 1 -w 1 -I $(nic $LAB_DEVICE2) 10.2.0.9 >/dev/null
+              ping -c 1 -w 1 -I $(nic $LAB_DEVICE2) 198.51.100.9 >/dev/null
               got=$(cat /sys/class/net/$(nic $LAB_DEVICE3)/statistics/rx_packets)
               [ $got = 0 ] || break
             done
             echo "between two: $got"
-            ping -c 1 -w 1 -I $(nic $LAB_DEVICE1) 10.1.0.9 >/dev/null
+            ping -c 1 -w 1 -I $(nic $LAB_DEVICE1) 192.0.2.9 >/dev/null
             for own in /sys/class/net/*; do
               [ "$(cat $own/address)" != 52:54:00:00:00:01 ] || echo "lab host: $(cat $own/statistics/rx_packets)"
             done""", "--device", "e1000e,net=host", "--device", "e1000e,net=a", "--device", "igb,net=a")

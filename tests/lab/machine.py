@@ -65,6 +65,10 @@ class Case(unittest.TestCase):
         self.folder = os.path.join(self.scratch, "tmp")
         os.mkdir(self.folder)
 
+    def need_full(self):
+        if not FULL:
+            self.skipTest("takes minutes: scripts/test --full runs it")
+
     def start(self, *arguments, environment=None, **options):
         """A run that is under way, in a process group of its own."""
         self.began = time.monotonic()
