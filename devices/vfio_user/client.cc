@@ -161,7 +161,7 @@ Result<> VfioUserBackend::DiscoverRegion(unsigned index) {
   // A BAR is a power of two; what lies behind the server's part reads as all ones.
   region.shown.size = index < kBars ? std::bit_ceil(region.size) : region.size;
   if (index >= kBars) return {};
-  JudgeFile(index, reply, std::move(message.fds));
+  JudgeFile(index, reply, message);
   region.shown.mappable = region.direct;
   if (region.shown.readable && region.shown.writable) {
     const std::vector<Area> gaps = Gaps(region.direct, region.size);
@@ -172,11 +172,11 @@ Result<> VfioUserBackend::DiscoverRegion(unsigned index) {
 }
 
 // Which of the areas can be mapped directly: those of a file that can neither shrink nor is too short.
-void VfioUserBackend::JudgeFile(unsigned index, const RegionReply& reply, std::vector<Fd> fds) {
+void VfioUserBackend::JudgeFile(unsigned index, const RegionReply& reply, Message& message) {
   RegionState& region = regions_[index];
-  if (reply.areas.empty() || fds.empty()) return;
+  if (reply.areas.empty() || message.fds.empty()) return;
   const uint64_t end = region.offset + reply.areas.back().offset + reply.areas.back().size;
-  std::optional<std::string> refused = RefuseFile(fds.front(), end);
+  std::optional<std::string> refused = RefuseFile(message.fds.front(), end);
   if (!IsAligned(region.offset, kPageSize)) refused = "does not start at a page";
   if (refused) {
     LogWarning("{}: the file of region {} {}: the guest's accesses to it trap", name(), index,
@@ -184,7 +184,7 @@ void VfioUserBackend::JudgeFile(unsigned index, const RegionReply& reply, std::v
     return;
   }
   region.direct = reply.areas;
-  region.file = std::move(fds.front());
+  region.file = std::move(message.fds.front());
 }
 
 Result<> VfioUserBackend::DiscoverIrq(unsigned index) {
@@ -335,7 +335,9 @@ Result<std::vector<IoEvent>> VfioUserBackend::FetchIoEvents(unsigned index) {
     // KVM takes neither, and a BAR should not stay unplaced for that.
     if (!twice && sys::IsEventFd(fd)) events.push_back(event);
   }
-  region.event_fds = std::move(reply.fds);
+  for (Fd& fd : reply.fds) {
+    if (sys::IsEventFd(fd.get())) region.event_fds.push_back(std::move(fd));
+  }
   return events;
 }
 

@@ -78,7 +78,7 @@ class VfioUserBackend : public VfioBackend {
   Result<> Discover();
   Result<> DiscoverRegion(unsigned index);
   Result<Message> GetRegionInfo(unsigned index);
-  void JudgeFile(unsigned index, const RegionReply& reply, std::vector<Fd> fds);
+  void JudgeFile(unsigned index, const RegionReply& reply, Message& message);
   Result<> DiscoverIrq(unsigned index);
   Result<std::vector<IoEvent>> FetchIoEvents(unsigned region);
   Result<> Access(unsigned region, uint64_t offset, uint64_t size) const;

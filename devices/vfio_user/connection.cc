@@ -87,8 +87,10 @@ Result<Version> Connection::Negotiate() {
   if (theirs.twin_socket) {
     if (!theirs.twin_fd_index || *theirs.twin_fd_index >= reply.fds.size())
       return Fail("it offers a twin socket and does not send it");
-    twin_ = std::make_unique<MessageSocket>(std::move(reply.fds[*theirs.twin_fd_index]),
-                                            limits_.stall);
+    Fd& twin = reply.fds[*theirs.twin_fd_index];
+    // Any other kind of file may let its reader wait for ever.
+    if (!sys::PeerProcess(twin.get())) return Fail("its twin socket is no socket");
+    twin_ = std::make_unique<MessageSocket>(std::move(twin), limits_.stall);
   }
   return theirs;
 }

@@ -36,7 +36,7 @@ Result<> DeviceServer::Converse() {
   bool greeted = false;
   while (true) {
     Result<std::optional<Message>> message =
-        socket_->socket.Receive(kMaxMessage, Deadline::max());
+        socket_->stream.Receive(kMaxMessage, Deadline::max());
     if (!message && message.error().code() == EPIPE) return {};
     if (!message) return std::unexpected(std::move(message).error());
     if (!greeted) {

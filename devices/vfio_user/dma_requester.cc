@@ -21,7 +21,7 @@ Result<> ServerSocket::Send(const Header& header, std::span<const std::byte> bod
                             std::span<const std::byte> data, std::span<const int> fds,
                             Deadline deadline) {
   MutexLock lock(mutex);
-  return socket.Send(header, body, data, fds, deadline);
+  return stream.Send(header, body, data, fds, deadline);
 }
 
 uint32_t DmaRequester::Read(uint64_t address, std::span<std::byte> data) {
@@ -75,7 +75,7 @@ std::optional<Message> DmaRequester::Exchange(const Header& header, const DmaAcc
                                               std::span<const std::byte> data, Deadline deadline) {
   if (!socket_->Send(header, Bytes(access), data, {}, deadline)) return std::nullopt;
   if (twin_) {
-    Result<std::optional<Message>> reply = socket_->socket.Receive(kMaxMessage, deadline);
+    Result<std::optional<Message>> reply = socket_->stream.Receive(kMaxMessage, deadline);
     if (!reply || !*reply) return std::nullopt;
     const Header& got = (*reply)->header;
     if (got.type() != Header::kReply || got.id != header.id || got.command != header.command)
@@ -100,7 +100,7 @@ bool DmaRequester::Deliver(Message reply) {
 void DmaRequester::Close() {
   MutexLock lock(mutex_);
   closed_ = true;
-  if (twin_) socket_->socket.Shutdown();
+  if (twin_) socket_->stream.Shutdown();
   changed_.NotifyAll();
 }
 

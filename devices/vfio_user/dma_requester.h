@@ -18,13 +18,13 @@ namespace crossbar::vfio_user {
 
 // A socket that the session and device threads send on.
 struct ServerSocket {
-  ServerSocket(Fd fd, std::chrono::milliseconds stall) : socket(std::move(fd), stall) {}
+  ServerSocket(Fd fd, std::chrono::milliseconds stall) : stream(std::move(fd), stall) {}
   Result<> Send(const Header& header, std::span<const std::byte> body,
                 std::span<const std::byte> data, std::span<const int> fds, Deadline deadline)
       EXCLUDES(mutex);
 
   Mutex mutex;  // held over a send
-  MessageSocket socket;
+  MessageSocket stream;
 };
 
 class DmaRequester : public ClientMemory::Asker {

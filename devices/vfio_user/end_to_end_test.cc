@@ -172,6 +172,21 @@ TEST_P(VfioUserPeers, AZapEndsTheForwardThatItWaitsFor) {
   EXPECT_THAT(machine.unsafe, IsEmpty());
 }
 
+TEST_P(VfioUserPeers, AResetEndsTheTransferUnderWay) {
+  ASSERT_TRUE(dma->JoinBus(machine.space));
+  ASSERT_TRUE(machine.MapPeers());
+  ASSERT_TRUE(ClientMachine::SetBusMaster(dma.backend()));
+  machine.registers.delay = milliseconds(200);
+  driver.Start(DmaDevice::kBuffer, ClientMachine::kRegisters, 0x1000,
+               DmaDevice::kRun | DmaDevice::kToBus | DmaDevice::kInterrupt);
+  while (!machine.registers.entered) std::this_thread::yield();
+  ASSERT_TRUE(dma->Reset());
+  EXPECT_EQ(driver.Read(0x98, 4), 0u);
+  std::this_thread::sleep_for(milliseconds(400));
+  EXPECT_EQ(driver.Read(0x24, 4), 0u) << "what was begun before the reset interrupts after it";
+  EXPECT_EQ(driver.Read(0x88), 0u);
+}
+
 INSTANTIATE_TEST_SUITE_P(Sockets, VfioUserPeers, ::testing::Bool(),
                          [](const auto& one) { return one.param ? "Twin" : "One"; });
 

@@ -379,7 +379,7 @@ TEST_P(HostileServer, G12CostsTheDeviceAndNothingElse) {
     EXPECT_EQ(machine.peer.at(0), 0x22);
     EXPECT_TRUE(machine.slots.Slots().size() == 1) << "only RAM is left";
   }
-  EXPECT_EQ(OpenDescriptors(), before) << "descriptors leaked";
+  EXPECT_EQ(SettledDescriptors(before), before) << "descriptors leaked";
   EXPECT_LT(Clock::now() - begun, std::chrono::seconds(10));
 }
 

@@ -3,7 +3,11 @@
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <system_error>
+#include <thread>
+#include <utility>
 
+#include "base/sys_socket.h"
 #include "memory/address.h"
 
 namespace crossbar::vfio_user {
@@ -104,6 +108,18 @@ Result<bool> ParseRegionCapabilities(std::span<const std::byte> payload, RegionR
 }
 
 }  // namespace
+
+void Discard(std::vector<Fd> fds) {
+  std::erase_if(fds, [](const Fd& fd) {
+    return !fd.valid() || sys::GetSeals(fd.get()) || sys::IsEventFd(fd.get());
+  });
+  if (fds.empty()) return;
+  try {
+    std::thread([hanging = std::move(fds)] {}).detach();
+  } catch (const std::system_error&) {
+    // No thread: they were closed here, with what was to be moved into it.
+  }
+}
 
 std::string CommandName(uint16_t command) {
   static constexpr const char* kNames[] = {

@@ -56,7 +56,23 @@ struct Header {
 };
 static_assert(sizeof(Header) == 16);
 
+// Closes what the other side sent and nobody wants. Closing may wait for the file's owner, who may be the
+// sender (FUSE's FLUSH): what is neither memory nor an eventfd is closed by a thread that may hang alone.
+void Discard(std::vector<Fd> fds);
+
+// `fds` came with it; those that nobody took are discarded with it.
 struct Message {
+  Message() = default;
+  Message(Message&&) = default;
+  Message& operator=(Message&& other) noexcept {
+    Discard(std::move(fds));
+    header = other.header;
+    body = std::move(other.body);
+    fds = std::move(other.fds);
+    return *this;
+  }
+  ~Message() { Discard(std::move(fds)); }
+
   Header header;
   std::vector<std::byte> body;
   std::vector<Fd> fds;

@@ -179,6 +179,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   crossbar::log::SetLevel(crossbar::LogLevel::kError);
   const size_t before = crossbar::vfio_user::testing::OpenDescriptors();
   crossbar::vfio_user::Run({data, size});
-  CHECK(crossbar::vfio_user::testing::OpenDescriptors() == before, "descriptors leaked");
+  CHECK(crossbar::vfio_user::testing::SettledDescriptors(before) == before, "descriptors leaked");
   return 0;
 }

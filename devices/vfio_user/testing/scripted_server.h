@@ -37,6 +37,15 @@ inline size_t OpenDescriptors() {
   return static_cast<size_t>(std::distance(begin(folder), end(folder)));
 }
 
+// As OpenDescriptors, once it is `expected` or that takes too long: what was discarded may be closed a little
+// later.
+inline size_t SettledDescriptors(size_t expected) {
+  const auto deadline = Clock::now() + milliseconds(3000);
+  while (OpenDescriptors() != expected && Clock::now() < deadline)
+    std::this_thread::sleep_for(milliseconds(1));
+  return OpenDescriptors();
+}
+
 // Memory in a memfd, sealed or not.
 struct SharedMemory {
   explicit SharedMemory(uint64_t size, bool sealed = true) {
@@ -92,6 +101,9 @@ class ScriptedServer {
 
   // What is done to every reply before it goes out; set by scripts.
   std::function<void(Header&, ByteVector&, std::vector<int>&)> distort;
+
+  // It ends the connection but not the twin's.
+  void HangUp() { main_->Shutdown(); }
 
   // Words for scripts.
   void Reply(const Message& request, std::span<const std::byte> body = {},
