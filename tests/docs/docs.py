@@ -130,17 +130,18 @@ def update():
 
 def sources():
     listed = subprocess.run(["git", "-c", f"safe.directory={ROOT}", "-C", ROOT, "ls-files", "--cached",
-                             "--others", "--exclude-standard", "*_test.cc"],
+                             "--others", "--exclude-standard", "*_test.cc", "*_test.py"],
                             check=True, capture_output=True, text=True).stdout.split()
     return listed
 
 
 def existing_tests():
-    """The names of all GoogleTest tests in the sources, without their suites, and of all fuzzers."""
-    macro = re.compile(r"^\s*(?:TEST|TEST_F|TEST_P|TYPED_TEST)\(\s*\w+\s*,\s*(\w+)\s*\)", re.MULTILINE)
+    """The names of all tests in the sources, without their suites, and of all fuzzers."""
+    macro = re.compile(r"^\s*(?:TEST|TEST_F|TEST_P|TYPED_TEST)\(\s*\w+\s*,\s*(\w+)\s*\)|^    def test_(\w+)\(",
+                       re.MULTILINE)
     fuzzers = {name[:-3] for name in os.listdir(os.path.join(ROOT, "tests/fuzz")) if name.endswith("_fuzz.cc")}
     return fuzzers | {name for path in sources() if os.path.isfile(os.path.join(ROOT, path))
-                      for name in macro.findall(read(path))}
+                      for names in macro.findall(read(path)) for name in names if name}
 
 
 def invariants(text):
