@@ -3,6 +3,10 @@ import json
 
 from machine import FULL, Case, timeout
 
+# Not a 7.x kernel: QEMU's SVM leaves the type of the last event in EXITINTINFO, without its valid bit, and KVM since 6.14
+# takes that for an event under delivery and refuses to emulate the MMIO of a guest that came back from ring 3.
+HOST = "debian-6.12"
+
 HOST_ERROR = 4
 RUN = "crossbar run --memory 128M --report report.json"
 TWO = "--device $LAB_DEVICE1,id=edu --device $LAB_DEVICE2,id=target"
@@ -35,18 +39,16 @@ class Passthrough(Case):
         return cells["target", 2]
 
     def test_p2p_to_memory_on_a_debian_kernel(self):
-        self.assertEqual(self.copy("ivshmem", "", "debian-6.12")["bytes"], 16 << 20)
+        self.assertEqual(self.copy("ivshmem", "", HOST)["bytes"], 16 << 20)
 
     def test_p2p_to_an_nvme_buffer(self):
-        self.copy("nvme,cmb=64M", NVME, "iommufd")
+        self.copy("nvme,cmb=64M", NVME, HOST)
 
-    @timeout(300)
-    def test_p2p_on_other_kernels(self):
+    @timeout(200)
+    def test_p2p_on_debian_6_1(self):
         if not FULL:
             self.skipTest("only in scripts/test --full")
-        for kernel in ("debian-6.1", "debian-7"):
-            with self.subTest(kernel):
-                self.copy("ivshmem", "", kernel)
+        self.copy("ivshmem", "", "debian-6.1")
 
 
 class Zap(Case):
@@ -61,7 +63,7 @@ class Zap(Case):
             causes = [(words, cause, counted) for name, words, cause, counted in self.CAUSES if name == target]
             script = PREPARE + "".join(f'say {cause}; run zap_dma --cmdline "{words} cause={cause}" {TWO}; report; say end\n'
                                        for words, cause, _ in causes)
-            outcome = self.in_lab(script, *behind("edu", target))
+            outcome = self.in_lab(script, *behind("edu", target), kernel=HOST)
             runs = outcome.out.split("== report\n")
             for number, (_, cause, counted) in enumerate(causes):
                 with self.subTest(target=target, cause=cause):
@@ -87,14 +89,14 @@ class Zap(Case):
     """
 
     def test_g7_dma_stays_refused_when_the_host_lets_the_device_decode_behind_our_back(self):
-        outcome = self.in_lab(self.MEDDLE % (TWO, ""), *behind("edu", "ivshmem"))
+        outcome = self.in_lab(self.MEDDLE % (TWO, ""), *behind("edu", "ivshmem"), kernel=HOST)
         counts = [int(line.split()[2]) for line in outcome.out.splitlines() if line.startswith("== ")]
         self.assertIn("restored\nstatus 1\n", outcome.out, outcome)
         self.assertGreater(counts[0], 0)
         self.assertGreater(counts[1], counts[0])
 
     def test_the_same_without_the_dma_part_of_the_zap_is_found_out(self):
-        outcome = self.in_lab(self.MEDDLE % (TWO, "--failpoint VFIO_IOMMU_UNMAP_DMA=skip"), *behind("edu", "ivshmem"))
+        outcome = self.in_lab(self.MEDDLE % (TWO, "--failpoint VFIO_IOMMU_UNMAP_DMA=skip"), *behind("edu", "ivshmem"), kernel=HOST)
         self.assertIn("check 6 failed", outcome.out, outcome)  # the DMA that was to be refused has arrived
         self.assertIn("== again 0", outcome.out, outcome)
 
