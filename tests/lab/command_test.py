@@ -62,8 +62,8 @@ class Shell(Case):
         process = self.start("--kernel", KERNEL, "--shell", stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         seen = b""
-        for awaited, typed in ((b"# ", b"tty; echo $((6*7))\r"), (b"/dev/hvc0\r\n42\r\n", b"sleep 1000\r"),
-                               (b"sleep 1000\r\n", b"\x03"), (b"# ", b"exit 5\r")):
+        for awaited, typed in ((b"# ", b"tty; echo $((6*7))\r"), (b"/dev/hvc0\r\n42\r\n", b"sh -c 'echo up; sleep 1000'\r"),
+                               (b"\r\nup\r\n", b"\x03"), (b"# ", b"exit 5\r")):
             while awaited not in seen:
                 seen += os.read(ours, 4096)
             seen = seen.partition(awaited)[2]
