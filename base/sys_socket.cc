@@ -121,7 +121,9 @@ ssize_t TrySend(int socket, std::span<const iovec> parts, std::span<const int> f
       "sendmsg", [&] { return ::sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL); });
 }
 
-ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds) {
+namespace {
+
+ssize_t ReceiveWithFds(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds, int flags) {
   // Room for all that the kernel can deliver, so that what was not asked for is ours to close.
   alignas(cmsghdr) std::byte control[CMSG_SPACE(kMaxMessageFds * sizeof(int))];
   iovec part{buffer.data(), buffer.size()};
@@ -131,7 +133,7 @@ ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds
   message.msg_control = control;
   message.msg_controllen = sizeof control;
   const ssize_t n = RunThrough(
-      "recvmsg", [&] { return ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC); });
+      "recvmsg", [&] { return ::recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC); });
   if (n < 0) return n;
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
        header = CMSG_NXTHDR(&message, header)) {
@@ -144,6 +146,25 @@ ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds
     }
   }
   return n;
+}
+
+}  // namespace
+
+ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds) {
+  return ReceiveWithFds(socket, buffer, fds, MSG_DONTWAIT);
+}
+
+ssize_t WaitReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds) {
+  return ReceiveWithFds(socket, buffer, fds, 0);
+}
+
+Result<> SetReceiveTimeout(int socket, std::chrono::microseconds timeout) {
+  const timeval time{timeout.count() / 1000000, timeout.count() % 1000000};
+  const int result = RunThrough("setsockopt", [&] {
+    return ::setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
+  });
+  if (result < 0) return CallFailed(result, "setsockopt", "SO_RCVTIMEO");
+  return {};
 }
 
 ssize_t TryReceive(int socket, std::span<std::byte> buffer) {

@@ -1,7 +1,7 @@
 // UNIX stream sockets and the descriptors that travel over them: system calls as in base/sys.h.
 //
 // Stateless; any thread. All descriptors are CLOEXEC, those received too. Nothing here waits except
-// Poll, and nothing raises SIGPIPE. Calls named Try return -errno where they fail, since EAGAIN is an
+// Poll and WaitReceive, and nothing raises SIGPIPE. Calls named Try return -errno where they fail, since EAGAIN is an
 // answer there.
 #pragma once
 
@@ -9,6 +9,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <chrono>
 #include <span>
 #include <string>
 #include <utility>
@@ -39,6 +40,9 @@ ssize_t TrySend(int socket, std::span<const iovec> parts, std::span<const int> f
 ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds);
 // The same where no descriptors are expected: the kernel drops them.
 ssize_t TryReceive(int socket, std::span<std::byte> buffer);
+// As TryReceive, but waits: until something comes, or for the socket's timeout (-EAGAIN then).
+ssize_t WaitReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds);
+Result<> SetReceiveTimeout(int socket, std::chrono::microseconds timeout);
 // Events, 0 after `timeout_ms` (-1: never), or -errno.
 int Poll(std::span<pollfd> fds, int timeout_ms);
 

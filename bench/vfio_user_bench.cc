@@ -6,7 +6,7 @@
 //
 // Gates: an access takes at most 1.3 times the ping-pong; a copy from 1 MiB up at least 0.9 of memcpy's
 // bandwidth; a zap with 16 peers at most twice as long a peer as with one.
-#include <sys/mman.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <array>
@@ -96,7 +96,27 @@ class PingPong {
   std::thread thread_;
 };
 
+// Both sides of a contest of wake-ups on one CPU: whether the scheduler spreads their threads over CPUs
+// or not makes ten times more of a difference than what is measured, and comes and goes.
+class OneCpu {
+ public:
+  OneCpu() {
+    CHECK(::sched_getaffinity(0, sizeof before_, &before_) == 0);
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<size_t>(::sched_getcpu()), &one);
+    CHECK(::sched_setaffinity(0, sizeof one, &one) == 0);
+  }
+  OneCpu(const OneCpu&) = delete;
+  OneCpu& operator=(const OneCpu&) = delete;
+  ~OneCpu() { (void)::sched_setaffinity(0, sizeof before_, &before_); }
+
+ private:
+  cpu_set_t before_;
+};
+
 Result<> MeasureAccess(Gates& gates) {
+  const OneCpu one;
   Served<MemoryDevice> memory(TRY(MemoryDevice::Create(kMiB)), "memory");
   PingPong ping_pong;
   const Limit limit{.ratio = 1.3, .on = Limit::On::kMedian};
@@ -119,10 +139,10 @@ Result<> MeasureAccess(Gates& gates) {
 
 Result<> MeasureCopies(Gates& gates) {
   const uint64_t largest = *std::ranges::max_element(kCopies);
-  Served<MemoryDevice> memory(TRY(MemoryDevice::Create(largest)), "memory");
-  Served<DmaDevice> dma(WideDma(), "dma");
   NoSlots slots;
   AddressSpace space(slots);
+  Served<MemoryDevice> memory(TRY(MemoryDevice::Create(largest)), "memory");
+  Served<DmaDevice> dma(WideDma(), "dma");
   TRY(dma->JoinBus(space));
   AddressSpace::Piece piece{{kBar, largest}, TRY(memory->MapArea(2, {0, largest}))};
   AddressSpace::Mapping bar = TRY(space.Map({{piece}, {}}));
@@ -153,9 +173,9 @@ Result<> MeasureCopies(Gates& gates) {
 }
 
 Result<double> ZapSeconds(unsigned peers) {
-  Served<MemoryDevice> memory(TRY(MemoryDevice::Create(kMiB)), "memory");
   NoSlots slots;
   AddressSpace space(slots);
+  Served<MemoryDevice> memory(TRY(MemoryDevice::Create(kMiB)), "memory");
   std::vector<std::unique_ptr<Served<DmaDevice>>> initiators;
   for (unsigned i = 0; i < peers; ++i) {
     initiators.push_back(std::make_unique<Served<DmaDevice>>(WideDma(), "dma"));

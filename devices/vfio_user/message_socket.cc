@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <limits>
+#include <utility>
 
 #include "base/sys.h"
 #include "base/sys_socket.h"
@@ -13,6 +13,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// How long the first receive waits by itself before poll does: answers mostly come in that time, and
+// then poll is a system call saved.
+constexpr auto kFirstWait = std::chrono::milliseconds(50);
+
 // Rounded up, so that a poll does not end just before its deadline.
 int MillisecondsUntil(Deadline deadline) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
@@ -20,6 +24,11 @@ int MillisecondsUntil(Deadline deadline) {
 }
 
 }  // namespace
+
+MessageSocket::MessageSocket(Fd socket, std::chrono::milliseconds stall)
+    : socket_(std::move(socket)),
+      stall_(stall),
+      has_timeout_(sys::SetReceiveTimeout(socket_.get(), kFirstWait).has_value()) {}
 
 void MessageSocket::Shutdown() { (void)sys::Shutdown(socket_.get()); }
 
@@ -63,12 +72,31 @@ Result<> MessageSocket::Send(Header header, std::span<const std::byte> body,
   return {};
 }
 
-// All of `rest`, or an error. `fds`: where descriptors may come along.
-Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest, std::vector<Fd>* fds,
-                                    Deadline deadline) {
+Result<bool> MessageSocket::Fill(Deadline deadline) {
+  std::ranges::copy(Ahead(), ahead_.begin());
+  end_ -= begin_;
+  begin_ = 0;
+  const std::span<std::byte> room = std::span(ahead_).subspan(end_);
+  ssize_t n = -EAGAIN;
+  if (has_timeout_ && (deadline == Deadline::max() || deadline - Clock::now() > kFirstWait))
+    n = sys::WaitReceive(socket_.get(), room, fds_);
+  while (n == -EAGAIN) {
+    if (!TRY(Wait(POLLIN, deadline))) return false;
+    n = sys::TryReceive(socket_.get(), room, fds_);
+  }
+  // Reset: it went with something of ours unread.
+  if (n == 0 || n == -ECONNRESET)
+    return std::unexpected(Error(EPIPE, end_ == 0 ? "it hung up" : "it hung up within a message"));
+  if (n < 0) return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "recvmsg"));
+  end_ += static_cast<size_t>(n);
+  return true;
+}
+
+// All of `rest`, or an error.
+Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest) {
+  const Deadline deadline = Clock::now() + stall_;
   while (!rest.empty()) {
-    const ssize_t n = fds != nullptr ? sys::TryReceive(socket_.get(), rest, *fds)
-                                     : sys::TryReceive(socket_.get(), rest);
+    const ssize_t n = sys::TryReceive(socket_.get(), rest);
     if (n > 0) {
       rest = rest.subspan(static_cast<size_t>(n));
     } else if (n == 0 || n == -ECONNRESET) {
@@ -84,23 +112,25 @@ Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest, std::vector<Fd>* 
 
 Result<std::optional<Message>> MessageSocket::Receive(size_t max_body, Deadline deadline) {
   Message message;
-  std::array<std::byte, sizeof(Header)> raw{};
-  ssize_t n = -EAGAIN;
-  while (n == -EAGAIN) {
-    if (!TRY(Wait(POLLIN, deadline))) return std::nullopt;
-    n = sys::TryReceive(socket_.get(), raw, message.fds);
+  if (begin_ == end_ && !TRY(Fill(deadline))) return std::nullopt;
+  if (end_ - begin_ < sizeof(Header)) {
+    const Deadline stalled = Clock::now() + stall_;
+    while (end_ - begin_ < sizeof(Header)) {
+      if (!TRY(Fill(stalled)))
+        return std::unexpected(Error(ETIMEDOUT, "it stopped within a message"));
+    }
   }
-  // Reset: it went with something of ours unread.
-  if (n == 0 || n == -ECONNRESET) return std::unexpected(Error(EPIPE, "it hung up"));
-  if (n < 0) return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "recvmsg"));
-  const Deadline stalled = Clock::now() + stall_;
-  TRY(ReceiveRest(std::span(raw).subspan(static_cast<size_t>(n)), &message.fds, stalled));
-  std::memcpy(&message.header, raw.data(), sizeof(Header));
+  std::memcpy(&message.header, Ahead().data(), sizeof(Header));
+  begin_ += sizeof(Header);
   const uint32_t size = message.header.size;
   if (size < sizeof(Header) || size - sizeof(Header) > max_body)
     return Fail("a message of {} bytes ({})", size, CommandName(message.header.command));
   message.body.resize(size - sizeof(Header));
-  TRY(ReceiveRest(message.body, nullptr, stalled));
+  const std::span<std::byte> here = Ahead().first(std::min(message.body.size(), end_ - begin_));
+  std::ranges::copy(here, message.body.begin());
+  begin_ += here.size();
+  if (begin_ == end_) message.fds = std::exchange(fds_, {});
+  if (here.size() < message.body.size()) TRY(ReceiveRest(std::span(message.body).subspan(here.size())));
   return message;
 }
 

@@ -5,6 +5,7 @@
 // that cannot be, or the end of the stream is an error, after which the socket is of no more use.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <optional>
 
@@ -17,7 +18,10 @@ using Deadline = std::chrono::steady_clock::time_point;
 class MessageSocket {
  public:
   // Who has begun a message must end it within `stall`.
-  MessageSocket(Fd socket, std::chrono::milliseconds stall) : socket_(std::move(socket)), stall_(stall) {}
+  MessageSocket(Fd socket, std::chrono::milliseconds stall);
+  ~MessageSocket() { Discard(std::move(fds_)); }
+  MessageSocket(const MessageSocket&) = delete;
+  MessageSocket& operator=(const MessageSocket&) = delete;
 
   // Header, `body` and `data` in one sendmsg, `fds` with its first byte: libvfio-user takes a header or
   // body that comes in two parts for an error. Sets header.size. Only where the socket is full does
@@ -34,10 +38,21 @@ class MessageSocket {
  private:
   // False where `deadline` passed.
   Result<bool> Wait(short events, Deadline deadline) const;
-  Result<> ReceiveRest(std::span<std::byte> rest, std::vector<Fd>* fds, Deadline deadline);
+  // Bytes into ahead_: false where none came by `deadline`.
+  Result<bool> Fill(Deadline deadline);
+  Result<> ReceiveRest(std::span<std::byte> rest);
+  std::span<std::byte> Ahead() { return std::span(ahead_).subspan(begin_, end_ - begin_); }
 
   const Fd socket_;
   const std::chrono::milliseconds stall_;
+  const bool has_timeout_;  // a receive that waits ends by itself
+
+  // The receiver's. What was read and not taken yet: a small message comes with one system call. The
+  // kernel ends a read at the message that brought descriptors, so they belong to the last one in it.
+  std::array<std::byte, 512> ahead_;
+  size_t begin_ = 0;
+  size_t end_ = 0;
+  std::vector<Fd> fds_;
 };
 
 }  // namespace crossbar::vfio_user
