@@ -1,6 +1,8 @@
 #include "vmm/host_memory.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -21,7 +23,7 @@ class HostMemory : public ::testing::Test {
     std::ofstream(root_ + "/" + path) << text;
   }
   uint64_t Least() { return LeastMemoryLimit(root_).bytes; }
-  const std::string root_ = ::testing::TempDir() + "host_memory_test";
+  const std::string root_ = fmt::format("{}host_memory_test.{}", ::testing::TempDir(), ::getpid());
 };
 
 TEST_F(HostMemory, IsWhatIsAvailable) {
