@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -29,7 +30,7 @@ class ConfigFile : public ::testing::Test {
     more.insert(more.end(), {"--config", path_});
     return more;
   }
-  const std::string path_ = ::testing::TempDir() + "options_test.conf";
+  const std::string path_ = ::testing::TempDir() + "options_test.conf." + std::to_string(::getpid());
 };
 
 TEST(ParseSize, TakesSuffixesAndFractions) {

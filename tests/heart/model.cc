@@ -108,7 +108,7 @@ void Model::Keep(Domain& domain, Gpa start, const char* why) {
       continue;
     }
     // What it kept before of the same memory is the same thing.
-    coverage_.Count(before.range == kept.range ? "kept again" : "kept elsewhere too");
+    coverage_.Count("kept before too");
     kept.elsewhere = before.elsewhere || before.range != kept.range;
     kept.cell.since = before.cell.since;
     before = kept;
