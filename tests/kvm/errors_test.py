@@ -476,6 +476,7 @@ class Stderr(Case):
         self.addCleanup(os.close, writer)
         self.assert_ends(writer)
 
+    @unittest.skipIf(SANITIZER, "ThreadSanitizer makes a file of its own before main")
     def test_that_is_a_file_as_large_as_the_limit_allows(self):
         def no_growth():
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
