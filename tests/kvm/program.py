@@ -337,3 +337,5 @@ OWN_SIGNALS = {signal.SIGUSR1, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGRTMIN}
 HARMLESS_SIGNALS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
                     signal.SIGURG, signal.SIGWINCH, signal.SIGKILL}
 FATAL_SIGNALS = sorted(signal.valid_signals() - STOP_SIGNALS - OWN_SIGNALS - HARMLESS_SIGNALS)
+if SANITIZER:  # ThreadSanitizer holds other signals back for a while, and now and then for ever
+    FATAL_SIGNALS = [signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT]
