@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <tuple>
+#include <vector>
 
 namespace crossbar {
 namespace {
@@ -90,7 +92,10 @@ Result<> AssignPciResources(PciRoot& root, const PciWindows& windows) {
         root.Write(address, PCI_INTERRUPT_LINE, 1, windows.intx_gsi[(device + pin - 1) % 4]);
     }
   }
-  std::ranges::stable_sort(requests, std::greater(), &Request::size);
+  // Largest first, and else in the order of the bus.
+  std::ranges::sort(requests, [](const Request& a, const Request& b) {
+    return std::tie(b.size, a.address, a.offset) < std::tie(a.size, b.address, b.offset);
+  });
   Allocator memory32(windows.memory32);
   Allocator memory64(windows.memory64);
   Allocator ports(windows.ports);

@@ -122,11 +122,13 @@ Result<> Passthrough::Connect(const Machine& machine) {
     domains_.push_back(std::move(handle));
   }
   // Those that ask for a slot come first, so that no other takes it.
-  std::ranges::stable_partition(opened_, [](const Opened& o) { return o.spec.slot.has_value(); });
-  for (Opened& opened : opened_) {
-    const std::string source = opened.spec.source();
-    TRY(Within(ConnectDevice(machine, std::move(opened)),
-               [&] { return fmt::format("--device {}", source); }));
+  for (const bool asks : {true, false}) {
+    for (Opened& opened : opened_) {
+      if (opened.spec.slot.has_value() != asks) continue;
+      const std::string source = opened.spec.source();
+      TRY(Within(ConnectDevice(machine, std::move(opened)),
+                 [&] { return fmt::format("--device {}", source); }));
+    }
   }
   opened_.clear();
   return {};
