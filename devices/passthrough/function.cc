@@ -56,8 +56,8 @@ Result<std::shared_ptr<PassthroughFunction>> PassthroughFunction::Create(
 Result<> PassthroughFunction::Discover() {
   ExclusiveLock lock(access_);
   if (const auto layout = config_.msix_layout()) {
-    const auto fits = [&](unsigned bar, uint64_t offset, uint64_t size) {
-      const uint64_t whole = bar < Bars::kRom ? backend_->region(bar).size : 0;
+    const auto fits = [&backend = *backend_](unsigned bar, uint64_t offset, uint64_t size) {
+      const uint64_t whole = bar < Bars::kRom ? backend.region(bar).size : 0;
       return offset < whole && size <= whole - offset;
     };
     if (!fits(layout->table_bar, layout->table_offset, layout->table_size()) ||
@@ -191,7 +191,9 @@ void PassthroughFunction::WriteConfig(uint16_t offset, unsigned size, uint32_t v
     if (decode_ != Bars::Decode()) Transition(ZapCause::kBarMoved, false, NoHardwareStep);
     return;
   }
-  const auto step = [&] { return config_.Write(offset, size, value); };
+  const auto step = [&config = config_, offset, size, value] {
+    return config.Write(offset, size, value);
+  };
   if (const auto cause = CauseOf(offset, size, value)) return Transition(*cause, false, step);
   const Result<> written = step();
   static RateLimit limit;
@@ -349,16 +351,16 @@ Result<> PassthroughFunction::WriteBar(uint8_t bar, uint64_t offset,
 void PassthroughFunction::Reset() {
   ExclusiveLock lock(access_);
   if (lost_) return;
-  Transition(ZapCause::kMachineReset, false, [&]() -> Result<> {
-    return backend_->can_reset() ? backend_->Reset() : Result<>();
+  Transition(ZapCause::kMachineReset, false, [&backend = *backend_]() -> Result<> {
+    return backend.can_reset() ? backend.Reset() : Result<>();
   });
 }
 
 void PassthroughFunction::BusReset() {
   ExclusiveLock lock(access_);
   if (lost_) return;
-  Transition(ZapCause::kBusReset, false, [&]() -> Result<> {
-    return backend_->can_reset() ? backend_->Reset() : Result<>();
+  Transition(ZapCause::kBusReset, false, [&backend = *backend_]() -> Result<> {
+    return backend.can_reset() ? backend.Reset() : Result<>();
   });
 }
 
