@@ -191,9 +191,8 @@ void PassthroughFunction::WriteConfig(uint16_t offset, unsigned size, uint32_t v
     if (decode_ != Bars::Decode()) Transition(ZapCause::kBarMoved, false, NoHardwareStep);
     return;
   }
-  const auto step = [&config = config_, offset, size, value] {
-    return config.Write(offset, size, value);
-  };
+  ConfigView* const config = &config_;
+  const auto step = [config, offset, size, value] { return config->Write(offset, size, value); };
   if (const auto cause = CauseOf(offset, size, value)) return Transition(*cause, false, step);
   const Result<> written = step();
   static RateLimit limit;
