@@ -86,7 +86,8 @@ def command(options, kernel, initrd, folders, files):
     arguments += _iommu(options.iommu)
     arguments += _ports(files, options.shell)
     for number, (tag, (folder, readonly)) in enumerate(folders.items(), 1):
-        arguments += ["-fsdev", f"local,id={tag},path={folder},security_model=none,readonly={readonly}",
+        arguments += ["-fsdev", f"local,id={tag},path={folder},security_model=none,multidevs=remap,"
+                      f"readonly={readonly}",
                       "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag},addr=0x2.{number}"]
     if options.iommu != "none":
         arguments += ["-device", f"edu,dma_mask=0xffffffffffffffff,addr={PROOF_SLOT:#x}"]

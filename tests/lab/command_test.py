@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 
-from machine import DIED, KERNEL, LAB, MISSING, RUN, SIGINT, SIGKILL, SIGTERM, TIMEOUT, USAGE, Case, send
+from machine import DIED, KERNEL, LAB, MISSING, RUN, SIGINT, SIGKILL, SIGTERM, TIMEOUT, TOP, USAGE, Case, send
 
 
 class Command(Case):
@@ -42,6 +42,19 @@ class Command(Case):
         outcome = self.in_lab("cat note /opt/other tree/below/leaf; ./env -i A=1", "--file", note,
                               "--file", f"{note}:/opt/other", "--file", tree, "--file", "/usr/bin/env")
         self.assertEqual(outcome.out, "a note\na note\na leaf\nA=1\n")
+
+    def test_here_is_this_file_system_and_folder(self):
+        note = os.path.join(TOP, "build", f"note-{os.getpid()}")
+        self.addCleanup(lambda: os.path.exists(note) and os.unlink(note))
+        script = f"""
+            pwd; echo $CROSSBAR_WORD; uname -r >{note}; "{sys.executable}" -c 'import os, stat
+print(stat.S_ISCHR(os.stat("/dev/kvm").st_mode), os.path.samefile("/proc/self/cwd", "."))'
+            touch /tmp/inside && ls /tmp; touch /etc/crossbar-test 2>&1 | grep -o Read-only"""
+        outcome = self.finish(self.start("--kernel", KERNEL, "--here", "--", "bash", "-c", script, cwd=LAB,
+                                         environment={"CROSSBAR_WORD": "a word"}))
+        self.assertEqual(outcome.out.splitlines(), [LAB, "a word", "True True", "inside", "Read-only"], outcome)
+        with open(note, encoding="ascii") as file:
+            self.assertNotEqual(file.read().strip(), os.uname().release)
 
     def test_two_at_once(self):
         first = self.start("--kernel", KERNEL, "--", "echo", "first")
