@@ -3,12 +3,13 @@
 The private configuration lives in the cache: the apt sources of this machine stay as they are, and nothing is
 installed.
 """
+import contextlib
 import os
 import re
 import subprocess
 import time
 
-from cache import HOME, LabError, locked, say
+from cache import HOME, LabError, News, locked, say
 
 # Where kernels come from: 6.1 from the first, 6.12 from the second, 7.x and linux-source from the third.
 SUITES = ("bookworm", "bookworm-backports", "trixie-backports")
@@ -32,19 +33,27 @@ def _mirror():
                    " Add one to /etc/apt/sources.list.d")
 
 
-def _run(*command, **options):
+def _run(*command, while_running=None, **options):
+    """Runs an apt command on the private configuration; `while_running` is called some times a second."""
     folders = {"Dir::State": "state", "Dir::State::lists": "lists", "Dir::Cache": "cache", "Dir::Etc": "etc"}
     settings = [f"{name}={FOLDER}/{folder}" for name, folder in folders.items()]
     settings += ["Dir::State::status=/dev/null", f"Dir::Etc::sourceparts={FOLDER}/etc/sources.list.d",
                  "Dir::Etc::trustedparts=/etc/apt/trusted.gpg.d", "Acquire::Languages=none", "APT::Sandbox::User=",
                  "quiet::NoProgress=true"]
-    result = subprocess.run([command[0], *(word for one in settings for word in ("-o", one)), *command[1:]],
-                            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-                            env={**os.environ, "LC_ALL": "C"}, **options)
-    if result.returncode != 0:
+    process = subprocess.Popen([command[0], *(word for one in settings for word in ("-o", one)), *command[1:]],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "LC_ALL": "C"}, **options)
+    with process:
+        while True:
+            try:
+                out, err = process.communicate(timeout=0.2 if while_running else None)
+                break
+            except subprocess.TimeoutExpired:
+                while_running()
+    if process.returncode != 0:
         words = " ".join(word for word in command[:4] if word != "-o" and "=" not in word)
-        raise LabError(f"{words} failed:\n{(result.stderr or result.stdout).strip()}")
-    return result.stdout
+        raise LabError(f"{words} failed:\n{(err or out).strip()}")
+    return out
 
 
 def _update():
@@ -81,11 +90,24 @@ def names(pattern):
 
 def download(packages, folder):
     """Fetches these into a folder and returns the paths."""
-    say(f"fetching {', '.join(packages)}")
     with locked("apt"):
         _update()
-        _run("apt-get", "download", *packages, cwd=folder)
+        shown = _run("apt-cache", "show", "--no-all-versions", *packages)
+        total = sum(int(size) for size in re.findall(r"^Size: (\d+)", shown, re.MULTILINE)) / 1e6
+        say(f"fetching {', '.join(packages)} ({total:.0f} MB)")
+        news = News()
+        _run("apt-get", "download", *packages, cwd=folder,
+             while_running=lambda: news.tell(lambda: f"{_megabytes(folder):.0f} of {total:.0f} MB"))
     return sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".deb"))
+
+
+def _megabytes(folder):
+    """What there is so far; apt renames files under our eyes."""
+    size = 0
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            size += entry.stat().st_size
+    return size / 1e6
 
 
 def unpack(package, folder, *members):

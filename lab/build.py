@@ -8,14 +8,13 @@ import tarfile
 import time
 
 import apt
-from cache import LabError, say
+from cache import LabError, News, say
 
 SOURCE = "linux-source-7.3"
 FRAGMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "iommufd.config")
 # Debian's names of what the build needs besides a compiler and make. scripts/lib.sh installs them.
 PACKAGES = ("flex", "bison", "bc", "libelf-dev", "libssl-dev", "lz4", "xz-utils")
 OBJECTS = 2350  # about how many files the build makes, for the progress it shows
-SECONDS_BETWEEN_NEWS = 20
 
 
 def recipe():
@@ -67,7 +66,7 @@ def _make(tree):
     """Builds at low priority, and says from time to time how far it is."""
     jobs = len(os.sched_getaffinity(0))
     say(f"building the iommufd kernel with {jobs} jobs: some 10 minutes on two cores, once")
-    began = told = time.monotonic()
+    news = News()
     log = os.path.join(tree, "build.log")
     with open(log, "w", encoding="utf-8") as file:
         make = subprocess.Popen(["nice", "-n", "10", "make", f"-j{jobs}", "bzImage"], cwd=tree, stdout=file,
@@ -75,9 +74,7 @@ def _make(tree):
         try:
             while make.poll() is None:
                 time.sleep(0.2)
-                if time.monotonic() - told > SECONDS_BETWEEN_NEWS:
-                    told = time.monotonic()
-                    say(f"{_built(log)} of about {OBJECTS} files, {told - began:.0f} s")
+                news.tell(lambda: f"{_built(log)} of about {OBJECTS} files")
         finally:
             if make.poll() is None:
                 make.terminate()  # make ends its compilers
@@ -85,7 +82,7 @@ def _make(tree):
     if make.returncode != 0:
         with open(log, encoding="utf-8", errors="replace") as file:
             raise LabError("the iommufd kernel does not build:\n" + "".join(file.readlines()[-30:]))
-    say(f"built in {time.monotonic() - began:.0f} s")
+    say(f"built in {news.seconds():.0f} s")
 
 
 def _built(log):

@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 
 HOME = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "crossbar", "lab")
 
@@ -18,6 +19,23 @@ class LabError(Exception):
 
 def say(text):
     print(f"lab: {text}", file=sys.stderr, flush=True)
+
+
+class News:
+    """Progress of long work: a line from time to time, with the seconds that it has taken so far."""
+    SECONDS_BETWEEN = 20
+
+    def __init__(self):
+        self.began = self.told = time.monotonic()
+
+    def seconds(self):
+        return time.monotonic() - self.began
+
+    def tell(self, how_far):
+        """To be called often; how_far() is the text."""
+        if time.monotonic() - self.told > self.SECONDS_BETWEEN:
+            self.told = time.monotonic()
+            say(f"{how_far()}, {self.seconds():.0f} s")
 
 
 @contextlib.contextmanager
