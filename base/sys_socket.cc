@@ -1,8 +1,10 @@
 #include "base/sys_socket.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -91,14 +93,15 @@ Result<> Shutdown(int socket) {
   return {};
 }
 
-Result<pid_t> PeerProcess(int socket) {
-  ucred credentials{};
-  socklen_t size = sizeof credentials;
-  const int result = RunThrough("getsockopt", [&] {
-    return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size);
-  });
-  if (result < 0) return CallFailed(result, "getsockopt", "SO_PEERCRED");
-  return credentials.pid;
+bool IsUnixStream(int fd) {
+  const auto option = [fd](int name) {
+    int value = -1;
+    socklen_t size = sizeof value;
+    const int result = RunThrough(
+        "getsockopt", [&] { return ::getsockopt(fd, SOL_SOCKET, name, &value, &size); });
+    return result < 0 ? -1 : value;
+  };
+  return option(SO_DOMAIN) == AF_UNIX && option(SO_TYPE) == SOCK_STREAM;
 }
 
 ssize_t TrySend(int socket, std::span<const iovec> parts, std::span<const int> fds) {
@@ -188,6 +191,12 @@ Result<> Unlink(const std::string& path) {
   const int result = RunThrough("unlink", [&] { return ::unlink(path.c_str()); });
   if (result < 0) return CallFailed(result, "unlink", path);
   return {};
+}
+
+bool IsShmem(int fd) {
+  struct statfs status {};
+  const int result = RunThrough("fstatfs", [&] { return ::fstatfs(fd, &status); });
+  return result == 0 && status.f_type == TMPFS_MAGIC;
 }
 
 bool IsEventFd(int fd) {

@@ -31,8 +31,8 @@ Result<Fd> ConnectUnix(const std::string& path);
 Result<Fd> ListenUnix(const std::string& path);
 Result<Fd> Accept(int listener);
 Result<> Shutdown(int socket);
-// The process at the other end when it connected.
-Result<pid_t> PeerProcess(int socket);
+// Whether `fd` is a UNIX stream socket: no other end can make its owner wait in close.
+bool IsUnixStream(int fd);
 
 // As much of `parts` as fits, `fds` with its first byte.
 ssize_t TrySend(int socket, std::span<const iovec> parts, std::span<const int> fds);
@@ -49,6 +49,8 @@ int Poll(std::span<pollfd> fds, int timeout_ms);
 // F_GET_SEALS; EINVAL for what cannot be sealed. Does not ask the file system, so it never hangs.
 Result<int> GetSeals(int fd);
 Result<> Unlink(const std::string& path);
+// Whether `file`, which has seals, is shared memory: not of huge pages, which have seals too.
+bool IsShmem(int file);
 // Whether `fd` is an eventfd.
 bool IsEventFd(int fd);
 

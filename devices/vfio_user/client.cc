@@ -35,10 +35,12 @@ std::vector<VfioBackend::Area> Gaps(const std::vector<VfioBackend::Area>& direct
 }
 
 // Why `file` cannot be mapped to its `end`, if it cannot. Asks for seals first: only memory has them,
-// and any other file system may let us wait for ever.
+// and any other file system may let us wait for ever. A huge page that its owner punches out may not be
+// had again, and whoever touches it faults: seals do not keep it from that.
 std::optional<std::string> RefuseFile(const Fd& file, uint64_t end) {
   const Result<int> seals = sys::GetSeals(file.get());
   if (!seals || (*seals & F_SEAL_SHRINK) == 0) return "is not sealed against shrinking";
+  if (!sys::IsShmem(file.get())) return "is of huge pages";
   const Result<uint64_t> size = sys::FileSize(file.get());
   if (!size || *size < end) return "is shorter than what it is to hold";
   return std::nullopt;

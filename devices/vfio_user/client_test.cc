@@ -8,6 +8,7 @@
 
 #include "base/failpoint.h"
 #include "devices/vfio_user/testing/client_machine.h"
+#include "devices/vfio_user/testing/misdeeds.h"
 #include "devices/vfio_user/testing/served.h"
 
 namespace crossbar::vfio_user {
@@ -199,6 +200,7 @@ TEST(VfioUserClient, G12MapsNoFileThatCouldFaultIt) {
   files.push_back(memfd(ScriptedServer::kMemory / 2, true));
   files.push_back(sys::EventFd().value());
   files.push_back(sys::Open("/dev/zero", O_RDWR).value());
+  files.push_back(HugePages());
   for (const Fd& file : files) {
     ScriptedServer server([&](ScriptedServer& self, Message& message) {
       if (!Is(message, Command::kGetRegionInfo) || self.InfoOn(message).index != 2) return false;

@@ -88,8 +88,8 @@ Result<Version> Connection::Negotiate() {
     if (!theirs.twin_fd_index || *theirs.twin_fd_index >= reply.fds.size())
       return Fail("it offers a twin socket and does not send it");
     Fd& twin = reply.fds[*theirs.twin_fd_index];
-    // Any other kind of file may let its reader wait for ever.
-    if (!sys::PeerProcess(twin.get())) return Fail("its twin socket is no socket");
+    // Any other kind of file may let its reader wait for ever, any other kind of socket who closes it.
+    if (!sys::IsUnixStream(twin.get())) return Fail("its twin socket is no UNIX stream socket");
     twin_ = std::make_unique<MessageSocket>(std::move(twin), limits_.stall);
   }
   return theirs;

@@ -3,10 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/socket.h>
+
 #include <limits>
 #include <ostream>
 
 #include "devices/vfio_user/testing/client_machine.h"
+#include "devices/vfio_user/testing/misdeeds.h"
 
 namespace crossbar::vfio_user {
 namespace {
@@ -24,10 +27,6 @@ struct Case {
 };
 std::ostream& operator<<(std::ostream& out, const Case& one) { return out << one.name; }
 
-// Short, so that a server that never answers costs little.
-constexpr Connection::Limits kLimits{milliseconds(250), milliseconds(150), milliseconds(100),
-                                     256u << 10};
-
 ByteVector Text(std::string_view text) {
   ByteVector payload(4);
   const auto bytes = std::as_bytes(std::span(text));
@@ -39,54 +38,6 @@ auto SaysVersion(ByteVector payload) {
 }
 auto SaysJson(std::string text) { return SaysVersion(Text(text + '\0')); }
 
-auto Answers(std::function<ByteVector(const Message&)> body) {
-  return [body](ScriptedServer& server, Message& message) { server.Reply(message, body(message)); };
-}
-auto AnswersBytes(size_t count) {
-  return Answers([count](const Message&) { return ByteVector(count); });
-}
-void Never(ScriptedServer&, Message&) {}
-void Closes(ScriptedServer& server, Message&) { server.Die(); }
-void Refuses(ScriptedServer& server, Message& message) { server.Refuse(message, EIO); }
-void RefusesWithoutReason(ScriptedServer& server, Message& message) { server.Refuse(message, 0); }
-void Twice(ScriptedServer& server, Message& message) {
-  server.Behave(message);
-  server.Behave(message);
-}
-void WrongId(ScriptedServer& server, Message& message) {
-  ++message.header.id;
-  server.Behave(message);
-}
-void WrongCommand(ScriptedServer& server, Message& message) {
-  Message other;
-  other.header = message.header;
-  other.header.command = 99;
-  server.Reply(other, message.body);
-}
-void WithDescriptors(ScriptedServer& server, Message& message) {
-  server.Reply(message, message.body,
-               {server.memory.fd.get(), server.memory.fd.get(), server.memory.fd.get()});
-}
-void Late(ScriptedServer& server, Message& message) {
-  std::this_thread::sleep_for(kLimits.reply * 2);
-  server.Behave(message);
-}
-void Garbage(ScriptedServer& server, Message&) {
-  ByteVector bytes(64);
-  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte(i * 37 + 11);
-  server.Raw(bytes);
-}
-auto SizedHeader(uint32_t size) {
-  return [size](ScriptedServer& server, Message& message) {
-    Header header = message.header;
-    header.flags = Header::kReply;
-    header.size = size;
-    server.Raw(Bytes(header));
-  };
-}
-void HalfHeader(ScriptedServer& server, Message& message) {
-  server.Raw(Bytes(message.header).first(7));
-}
 // A region info reply changed by `change`, then `rest` behind it.
 auto Region(std::function<void(RegionInfo&)> change, ByteVector rest = {}, unsigned index = 2) {
   return [=](ScriptedServer& server, Message& message) {
@@ -129,17 +80,10 @@ auto Commands(Command command, std::vector<ByteVector> bodies, uint32_t flags = 
     server.Behave(message);
   };
 }
-ByteVector Dma(uint64_t address, uint64_t count, size_t data = 0) {
-  return Join({Bytes(DmaAccess{address, count}), ByteVector(data, std::byte{0xee})});
-}
-void Flood(ScriptedServer& server, Message&) {
-  const ByteVector request = Dma(ClientMachine::kRam, 0x10000);
-  for (int i = 0; i < 20000; ++i) {
-    if (!server.Send(Command::kDmaRead, request)) return;
-  }
-}
-
 const uint64_t kHuge = std::numeric_limits<uint64_t>::max();
+
+constexpr char kTwin[] =
+    R"({"capabilities":{"twin_socket":{"supported":true,"fd_index":0}}})";
 
 std::vector<Case> AtVersion() {
   const auto at = Command::kVersion;
@@ -155,8 +99,13 @@ std::vector<Case> AtVersion() {
           {"VersionTransferZero", at,
            SaysJson("{\"capabilities\":{\"max_data_xfer_size\":0}}"), out},
           {"VersionPagesZero", at, SaysJson("{\"capabilities\":{\"pgsizes\":0}}"), out},
-          {"VersionTwinWithoutSocket", at,
-           SaysJson("{\"capabilities\":{\"twin_socket\":{\"supported\":true,\"fd_index\":0}}}"), out},
+          {"VersionTwinWithoutSocket", at, SaysJson(kTwin), out},
+          {"VersionTwinOfTheInternet", at,
+           [](ScriptedServer& server, Message& message) {
+             const Fd tcp(::socket(AF_INET, SOCK_STREAM, 0));
+             server.Reply(message, Join({ByteVector(4), std::as_bytes(std::span(kTwin))}), {tcp.get()});
+           },
+           out},
           {"VersionTwinIndex", at,
            SaysJson("{\"capabilities\":{\"twin_socket\":{\"supported\":true,\"fd_index\":-1}}}"),
            out},
@@ -244,11 +193,55 @@ std::vector<Case> AtRegions() {
       {"RegionFileShort", at, RegionFile(memfd(0x1000, true)), Outcome::kLives},
       {"RegionFileUnsealed", at, RegionFile(memfd(0x10000, false)), Outcome::kLives},
       {"RegionFileEvent", at, RegionFile([] { return sys::EventFd().value(); }), Outcome::kLives},
+      {"RegionFileOfHugePages", at, RegionFile(HugePages), Outcome::kLives},
       {"RegionFileSocket", at, RegionFile([] { return sys::SocketPair().value().first; }),
        Outcome::kLives},
       {"RegionFilesThree", at, WithDescriptors, out},
       {"RegionRefused", at, Refuses, out},
       {"RegionCloses", at, Closes, out}};
+}
+
+// Descriptors for writes to a region: whatever is wrong with them, the writes trap instead.
+std::vector<Case> AtIoFds() {
+  const auto at = Command::kGetRegionIoFds;
+  struct Entry {
+    uint64_t offset = 0x40;
+    uint64_t size = 4;
+    uint32_t fd = 0;
+    uint32_t type = 0;
+    uint32_t flags = 0;
+    uint32_t padding = 0;
+    uint64_t datamatch = 0;
+  };
+  const auto says = [](std::function<void(RegionIoFds&)> change, std::vector<Entry> entries,
+                       bool event = true) {
+    return [=](ScriptedServer& server, Message& message) {
+      const Fd fd = event ? sys::EventFd().value() : std::move(SharedMemory(0x1000).fd);
+      auto header = Decode<RegionIoFds>(message.body).value();
+      header.count = static_cast<uint32_t>(entries.size());
+      header.argsz = static_cast<uint32_t>(sizeof header + entries.size() * sizeof(Entry));
+      change(header);
+      server.Reply(message, Join({Bytes(header), std::as_bytes(std::span(entries))}), {fd.get()});
+    };
+  };
+  const auto as_is = [](RegionIoFds&) {};
+  return {{"IoFdsShort", at, AnswersBytes(3), Outcome::kLives},
+          {"IoFdsLong", at, AnswersBytes(0x8000)},
+          {"IoFdsNever", at, Never},
+          {"IoFdsCloses", at, Closes},
+          {"IoFdsTwice", at, Twice},
+          {"IoFdsGarbage", at, Garbage},
+          {"IoFdsOfAnother", at, says([](RegionIoFds& h) { h.index = 5; }, {{}}), Outcome::kLives},
+          {"IoFdsMany", at, says([](RegionIoFds& h) { h.count = ~0u; }, {{}}), Outcome::kLives},
+          {"IoFdsArgszHuge", at, says([](RegionIoFds& h) { h.argsz = ~0u; }, {{}}), Outcome::kLives},
+          {"IoFdsArgszZero", at, says([](RegionIoFds& h) { h.argsz = 0; }, {{}}), Outcome::kLives},
+          {"IoFdsIndex", at, says(as_is, {{.fd = 1}}), Outcome::kLives},
+          {"IoFdsOutside", at, says(as_is, {{.offset = kHuge}}), Outcome::kLives},
+          {"IoFdsOverEnd", at, says(as_is, {{.offset = 0xfffffe}}), Outcome::kLives},
+          {"IoFdsSizeOdd", at, says(as_is, {{.size = 3}}), Outcome::kLives},
+          {"IoFdsSizeHuge", at, says(as_is, {{.size = kHuge}}), Outcome::kLives},
+          {"IoFdsOnePlaceTwice", at, says(as_is, {{}, {}}), Outcome::kLives},
+          {"IoFdsNoEvent", at, says(as_is, {{}}, false), Outcome::kLives}};
 }
 
 std::vector<Case> InUse() {
@@ -336,7 +329,7 @@ std::vector<Case> OfItsOwn() {
 
 std::vector<Case> AllCases() {
   std::vector<Case> all;
-  for (const auto& some : {AtVersion(), AtInfo(), AtRegions(), InUse(), OfItsOwn()})
+  for (const auto& some : {AtVersion(), AtInfo(), AtRegions(), AtIoFds(), InUse(), OfItsOwn()})
     all.insert(all.end(), some.begin(), some.end());
   return all;
 }
@@ -360,7 +353,7 @@ TEST_P(HostileServer, G12CostsTheDeviceAndNothingElse) {
           return true;
         },
         twin);
-    auto backend = ClientMachine::Connect(server.TakeClientEnd(), kLimits);
+    auto backend = ClientMachine::Connect(server.TakeClientEnd(), kHostileLimits);
     EXPECT_EQ(!backend, deed.outcome == Outcome::kRefused);
     if (backend) {
       machine.Live(**backend);
