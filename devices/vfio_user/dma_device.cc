@@ -2,6 +2,8 @@
 
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -45,6 +47,10 @@ constexpr uint32_t kFactorialCause = 0x1;
 constexpr uint32_t kDmaCause = 0x100;
 constexpr uint16_t kExpressSize = 0x3c;  // PCIe 6.0, 7.5.3
 constexpr uint64_t kNobody = ~uint64_t{0};
+
+// What a channel's thread wakes up for.
+constexpr uint64_t kRung = 0;
+constexpr uint64_t kWoken = 1;
 
 // Modulo 2^32; from 34 on that is 0.
 uint32_t Factorial(uint32_t n) {
@@ -125,9 +131,14 @@ Result<> DmaDevice::AddCapabilities() {
 
 Result<> DmaDevice::StartChannels() {
   for (unsigned i = 0; i < options_.channels; ++i) {
-    Fd kick = TRY(sys::EventFd());
-    channels_.push_back(std::make_unique<Channel>());
-    channels_.back()->kick = std::move(kick);
+    auto channel = std::make_unique<Channel>();
+    channel->doorbell = TRY(sys::EventFd());
+    channel->wake = TRY(sys::EventFd(0, EFD_NONBLOCK));
+    channel->epoll = TRY(sys::EpollCreate());
+    const int epoll = channel->epoll.get();
+    TRY(sys::EpollControl(epoll, EPOLL_CTL_ADD, channel->doorbell.get(), EPOLLIN | EPOLLET, kRung));
+    TRY(sys::EpollControl(epoll, EPOLL_CTL_ADD, channel->wake.get(), EPOLLIN, kWoken));
+    channels_.push_back(std::move(channel));
   }
   for (unsigned i = 0; i < options_.channels; ++i)
     channels_[i]->thread = TRY(StartThread(fmt::format("channel {}", i), [this, i] { RunChannel(i); }));
@@ -139,7 +150,7 @@ DmaDevice::~DmaDevice() {
   // What a transfer asks the client for ends too.
   memory().Clear();
   for (const auto& channel : channels_) {
-    (void)sys::SignalEvent(channel->kick);
+    (void)sys::SignalEvent(channel->wake);
     if (channel->thread.joinable()) channel->thread.join();
   }
 }
@@ -149,7 +160,7 @@ std::vector<ServedDevice::Doorbell> DmaDevice::Doorbells(unsigned bar) const {
   // edu has none.
   if (bar != 0 || options_.channels == 1) return doorbells;
   for (unsigned i = 0; i < options_.channels; ++i)
-    doorbells.push_back({kChannels + i * kChannelSize + kDoorbell, 4, channels_[i]->kick.get()});
+    doorbells.push_back({kChannels + i * kChannelSize + kDoorbell, 4, channels_[i]->doorbell.get()});
   return doorbells;
 }
 
@@ -248,7 +259,7 @@ void DmaDevice::WriteEdu(uint64_t offset, uint64_t value) {
 
 void DmaDevice::WriteChannel(Channel& channel, uint64_t offset, uint64_t value) {
   if (offset == kDoorbell) {
-    (void)sys::SignalEvent(channel.kick);
+    (void)sys::SignalEvent(channel.wake);
     return;
   }
   if ((channel.command & kRun) != 0) return;  // busy
@@ -264,7 +275,7 @@ void DmaDevice::WriteChannel(Channel& channel, uint64_t offset, uint64_t value) 
       break;
     case kCommand:
       channel.command = static_cast<uint32_t>(value) & (kRun | kToBus | kInterrupt);
-      if ((channel.command & kRun) != 0) (void)sys::SignalEvent(channel.kick);
+      if ((channel.command & kRun) != 0) (void)sys::SignalEvent(channel.wake);
       break;
   }
 }
@@ -313,9 +324,19 @@ bool DmaDevice::OnConfigWrite(uint64_t offset, uint64_t size) {
 
 // --- Transfers -------------------------------------------------------------------------------------
 
+bool DmaDevice::AwaitStart(const Channel& channel) const {
+  std::array<epoll_event, 2> events;
+  int count = 0;
+  while (count <= 0) count = sys::EpollWait(channel.epoll.get(), events, -1);
+  for (const epoll_event& event : std::span(events).first(static_cast<size_t>(count))) {
+    if (event.data.u64 == kWoken) (void)sys::DrainEvent(channel.wake);
+  }
+  return !stopping_;
+}
+
 void DmaDevice::RunChannel(unsigned index) {
   Channel& channel = *channels_[index];
-  while (sys::DrainEvent(channel.kick) && !stopping_) {
+  while (AwaitStart(channel)) {
     uint64_t source = 0;
     uint64_t destination = 0;
     uint64_t count = 0;

@@ -11,7 +11,8 @@
 //   +0x20 WO    doorbell: any write starts what the command register says but for its start bit
 // With MSI-X, channel N's interrupts are vector N; other causes are vector 0.
 //
-// Each channel has a thread, which sleeps on its doorbell, an eventfd that clients may hand to KVM.
+// Each channel has a thread, which sleeps on its doorbell, an eventfd that clients may hand to KVM. A client
+// shares that file, and may read it or set its flags: the thread waits for writes to it, and never reads.
 #pragma once
 
 #include <atomic>
@@ -54,7 +55,9 @@ class DmaDevice : public ServedDevice {
 
  private:
   struct Channel {
-    Fd kick;
+    Fd doorbell;  // the client has it too
+    Fd wake;      // ours alone: registers that start a transfer, and the end
+    Fd epoll;     // of both
     std::thread thread;
     std::atomic<uint64_t> epoch = 0;  // grows with each reset, which ends what was begun before
     // Under mutex_.
@@ -82,6 +85,8 @@ class DmaDevice : public ServedDevice {
   void WriteChannel(Channel& channel, uint64_t offset, uint64_t value) REQUIRES(mutex_);
   void Raise(uint32_t cause, uint32_t vector) REQUIRES(mutex_);
 
+  // Until a transfer is asked for; false: the end.
+  bool AwaitStart(const Channel& channel) const;
   void RunChannel(unsigned index);
   // An errno, or 0. Goes on while it is `wanted`.
   uint32_t Transfer(uint64_t source, uint64_t destination, uint64_t count, uint32_t command,

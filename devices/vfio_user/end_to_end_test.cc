@@ -377,6 +377,36 @@ TEST(VfioUserDma, ChannelsHaveVectorsAndDoorbells) {
   EXPECT_EQ(std::memcmp(machine.ram.bytes().data(), machine.ram.bytes().data() + 0x1000, 0x100), 0);
 }
 
+// The client has the doorbell's file too: it may change its flags and read what is not for it.
+TEST(VfioUserDma, ADoorbellThatItsClientMeddlesWithStartsNothingAndHoldsUpNobody) {
+  ClientMachine machine;
+  auto dma = std::make_unique<Served<DmaDevice>>(
+      DmaDevice::Create({.address_bits = 64, .channels = 2, .msix = true}).value(), "dma");
+  DmaDriver driver(dma->backend());
+  const Fd event = sys::EventFd(0, O_NONBLOCK).value();
+  ASSERT_TRUE((*dma)->SetInterrupts(VFIO_PCI_MSIX_IRQ_INDEX, 1, std::array{event.get()}));
+  const Fd doorbell(::dup((*dma)->IoEvents(0).at(1).eventfd));
+  driver.Write(DmaDevice::kChannels + DmaDevice::kChannelSize + 0x18, DmaDevice::kInterrupt, 4);
+  const int flags = ::fcntl(doorbell.get(), F_GETFL);
+  ASSERT_EQ(::fcntl(doorbell.get(), F_SETFL, flags | O_NONBLOCK), 0);
+  ASSERT_TRUE(sys::SignalEvent(doorbell));
+  EXPECT_EQ(Signals(event), 1u);
+  for (int i = 0; i < 50; ++i) driver.Read(0, 4);
+  EXPECT_EQ(sys::DrainEvent(event).value(), 0u) << "nobody has rung again";
+  // A reader that waits gets what comes next.
+  (void)sys::DrainEvent(doorbell);
+  ASSERT_EQ(::fcntl(doorbell.get(), F_SETFL, flags), 0);
+  std::atomic<bool> reads = false;
+  std::thread thief([&] {
+    reads = true;
+    (void)sys::DrainEvent(doorbell);
+  });
+  while (!reads) std::this_thread::yield();
+  dma.reset();
+  ASSERT_TRUE(sys::SignalEvent(doorbell));
+  thief.join();
+}
+
 TEST(VfioUserDma, ResetsByFunctionLevelResetOfEitherKind) {
   using FunctionReset = DmaDevice::FunctionReset;
   for (const auto& [kind, id, at, value] :
