@@ -221,6 +221,8 @@ void PassthroughFunction::Transition(ZapCause cause, bool injected, const Hardwa
     Lose();
   } else {
     if (policy.resets) ForgetReset();
+    if (lost_)
+      LogWarning("{}: no answer after {}; the guest has lost it", settings_.id, ZapCauseName(cause));
     decode_ = ReadDecode();
     bars_.Place(decode_, zapped);  // it answers again; free for what is placed
   }
