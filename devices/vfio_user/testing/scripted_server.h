@@ -80,7 +80,7 @@ class ScriptedServer {
   using Script = std::function<bool(ScriptedServer&, Message&)>;
 
   explicit ScriptedServer(Script script = {}, bool twin = false)
-      : script_(std::move(script)), twin_offered_(twin), config_(kConfigSize), registers_(kRegisters) {
+      : script_(std::move(script)), twin_offered_(twin), registers_(kRegisters) {
     auto ends = sys::SocketPair().value();
     client_end_ = std::move(ends.first);
     main_ = std::make_unique<MessageSocket>(std::move(ends.second), milliseconds(2000));
@@ -198,6 +198,7 @@ class ScriptedServer {
   }
 
   SharedMemory memory{kMemory};
+  ByteVector config = ByteVector(kConfigSize);
   std::map<uint64_t, std::pair<DmaMapRequest, bool>> maps;  // and whether with a file
   std::vector<Fd> map_fds;
 
@@ -210,7 +211,7 @@ class ScriptedServer {
   void Access(const Message& message, bool write) {
     const auto access = Decode<RegionAccess>(message.body).value();
     std::span<std::byte> region = registers_;
-    if (access.region == 7) region = config_;
+    if (access.region == 7) region = config;
     if (access.region == 2) region = memory.bytes();
     if (access.offset + access.count > region.size()) return Refuse(message, EINVAL);
     const auto bytes = region.subspan(access.offset, access.count);
@@ -229,7 +230,6 @@ class ScriptedServer {
 
   const Script script_;
   const bool twin_offered_;
-  ByteVector config_;
   ByteVector registers_;
   Fd client_end_;
   std::unique_ptr<MessageSocket> main_;
