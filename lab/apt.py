@@ -4,6 +4,7 @@ The private configuration lives in the cache: the apt sources of this machine st
 installed.
 """
 import contextlib
+import dataclasses
 import os
 import re
 import subprocess
@@ -11,10 +12,23 @@ import time
 
 from cache import HOME, LabError, News, locked, say
 
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Suites that packages are chosen from together, and the name of the folder that keeps their lists."""
+    name: str
+    suites: tuple
+
+    @property
+    def folder(self):
+        return os.path.join(HOME, self.name)
+
+
 # Where kernels come from: 6.1 from the first, 6.12 from the second, 7.x and linux-source from the third.
-SUITES = ("bookworm", "bookworm-backports", "trixie-backports")
+MIXED = Source("apt", ("bookworm", "bookworm-backports", "trixie-backports"))
+# For programs with their libraries, which have to be of one release.
+TRIXIE = Source("apt-trixie", ("trixie", "trixie-backports"))
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-FOLDER = os.path.join(HOME, "apt")
 FRESH_SECONDS = 24 * 3600
 
 
@@ -29,15 +43,15 @@ def _mirror():
         uri, suite, component = line.split()
         if suite in own and component == "main":
             return uri
-    raise LabError("apt knows no Debian mirror here: the lab's kernels come from Debian's packages."
+    raise LabError("apt knows no Debian mirror here: what the lab needs comes from Debian's packages."
                    " Add one to /etc/apt/sources.list.d")
 
 
-def _run(*command, while_running=None, **options):
-    """Runs an apt command on the private configuration; `while_running` is called some times a second."""
+def _run(source, *command, while_running=None, **options):
+    """Runs an apt command on a source's private configuration; `while_running` is called some times a second."""
     folders = {"Dir::State": "state", "Dir::State::lists": "lists", "Dir::Cache": "cache", "Dir::Etc": "etc"}
-    settings = [f"{name}={FOLDER}/{folder}" for name, folder in folders.items()]
-    settings += ["Dir::State::status=/dev/null", f"Dir::Etc::sourceparts={FOLDER}/etc/sources.list.d",
+    settings = [f"{name}={source.folder}/{folder}" for name, folder in folders.items()]
+    settings += ["Dir::State::status=/dev/null", f"Dir::Etc::sourceparts={source.folder}/etc/sources.list.d",
                  "Dir::Etc::trustedparts=/etc/apt/trusted.gpg.d", "Acquire::Languages=none", "APT::Sandbox::User=",
                  "quiet::NoProgress=true"]
     process = subprocess.Popen([command[0], *(word for one in settings for word in ("-o", one)), *command[1:]],
@@ -56,31 +70,31 @@ def _run(*command, while_running=None, **options):
     return out
 
 
-def _update():
+def _update(source):
     """Fetches the lists of packages, unless that was done lately."""
-    stamp = os.path.join(FOLDER, "stamp")
+    stamp = os.path.join(source.folder, "stamp")
     if os.path.exists(stamp) and time.time() - os.path.getmtime(stamp) < FRESH_SECONDS:
         return
     mirror = _mirror()
     for folder in ("state", "lists/partial", "cache/archives/partial", "etc/sources.list.d"):
-        os.makedirs(os.path.join(FOLDER, folder), exist_ok=True)
+        os.makedirs(os.path.join(source.folder, folder), exist_ok=True)
     signed = f"[signed-by={KEYRING}] " if os.path.exists(KEYRING) else ""
-    with open(os.path.join(FOLDER, "etc/sources.list.d/lab.list"), "w", encoding="ascii") as file:
-        file.writelines(f"deb {signed}{mirror} {suite} main\n" for suite in SUITES)
+    with open(os.path.join(source.folder, "etc/sources.list.d/lab.list"), "w", encoding="ascii") as file:
+        file.writelines(f"deb {signed}{mirror} {suite} main\n" for suite in source.suites)
     say("fetching the lists of Debian's packages")
     # Without this, apt-get takes lists that it could not fetch for a success.
-    _run("apt-get", "-o", "APT::Update::Error-Mode=any", "update")
+    _run(source, "apt-get", "-o", "APT::Update::Error-Mode=any", "update")
     with open(stamp, "w", encoding="ascii"):
         pass
 
 
 def names(pattern):
     """The packages whose whole name matches a regular expression, each with its newest version."""
-    with locked("apt"):
-        _update()
-        found = [name for name in _run("apt-cache", "pkgnames").split() if re.fullmatch(pattern, name)]
+    with locked(MIXED.name):
+        _update(MIXED)
+        found = [name for name in _run(MIXED, "apt-cache", "pkgnames").split() if re.fullmatch(pattern, name)]
         versions = {}
-        for block in _run("apt-cache", "show", "--no-all-versions", *found).split("\n\n") if found else []:
+        for block in _run(MIXED, "apt-cache", "show", "--no-all-versions", *found).split("\n\n") if found else []:
             name = re.search(r"^Package: (\S+)", block, re.MULTILINE)
             version = re.search(r"^Version: (\S+)", block, re.MULTILINE)
             if name and version:
@@ -90,14 +104,29 @@ def names(pattern):
 
 def download(packages, folder):
     """Fetches these into a folder and returns the paths."""
-    with locked("apt"):
-        _update()
-        shown = _run("apt-cache", "show", "--no-all-versions", *packages)
+    with locked(MIXED.name):
+        _update(MIXED)
+        shown = _run(MIXED, "apt-cache", "show", "--no-all-versions", *packages)
         total = sum(int(size) for size in re.findall(r"^Size: (\d+)", shown, re.MULTILINE)) / 1e6
         say(f"fetching {', '.join(packages)} ({total:.0f} MB)")
         news = News()
-        _run("apt-get", "download", *packages, cwd=folder,
+        _run(MIXED, "apt-get", "download", *packages, cwd=folder,
              while_running=lambda: news.tell(lambda: f"{_megabytes(folder):.0f} of {total:.0f} MB"))
+    return _packages_in(folder)
+
+
+def download_with_all(package, suite, source, folder):
+    """Fetches a package of a suite, and all that it depends on down to the C library, into a folder; the paths."""
+    say(f"fetching {package} of {suite}, with its libraries")
+    os.makedirs(os.path.join(folder, "partial"))
+    with locked(source.name):
+        _update(source)
+        _run(source, "apt-get", "install", "-o", f"Dir::Cache::archives={folder}", "--download-only", "--yes",
+             "--no-install-recommends", "--target-release", suite, package)
+    return _packages_in(folder)
+
+
+def _packages_in(folder):
     return sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".deb"))
 
 

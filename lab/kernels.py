@@ -85,7 +85,7 @@ def _packages(series, flavour):
             if all(name in found for name in choice) and (len(choice) == 2) == split:
                 # linux-base has the configuration of kernels that come apart.
                 return {name: found[name] for name in (*choice, f"linux-base-{kernel}") if name in found}
-    raise LabError(f"the mirror has no Linux {series} for {flavour} in {', '.join(apt.SUITES)}")
+    raise LabError(f"the mirror has no Linux {series} for {flavour} in {', '.join(apt.MIXED.suites)}")
 
 
 def _unpack(packages, new):

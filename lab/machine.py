@@ -18,6 +18,11 @@ ESCAPE = b"\x1d"  # Ctrl-]
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
+def die_with_parent():
+    """For a new process, before it becomes a program."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Machine:
     """`share` is the folder that both sides see. run() returns COMMAND's status."""
 
@@ -40,8 +45,6 @@ class Machine:
         return {name: end.fileno() for name, end in self.theirs.items()}
 
     def start(self, command, log):
-        def die_with_parent():
-            _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         self.log = log
         with open(log, "wb") as file:
             # A session of its own: Ctrl-C is for this program, which then ends QEMU.
