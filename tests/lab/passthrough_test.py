@@ -51,6 +51,31 @@ class Passthrough(Case):
         self.copy("ivshmem", "", "debian-6.1")
 
 
+class Mixed(Case):
+    """A device of the kernel's VFIO and one of a server of ours, each way; both in one machine boot."""
+
+    def test_p2p_between_a_device_of_the_kernel_and_one_in_a_process(self):
+        pairs = (("edu", "$LAB_DEVICE1", "memory", "model=memory,size=4M"),
+                 ("dma", "model=dma,address-bits=64", "ivshmem", "$LAB_DEVICE2"))
+        script = PREPARE + "".join(
+            f"run p2p_copy --device {initiator},id={one} --device {target},id={other}; report; say end\n"
+            for one, initiator, other, target in pairs)
+        outcome = self.in_lab(script, *behind("edu", "ivshmem"), kernel=HOST)
+        runs = outcome.out.split("== report\n")
+        # The kernel's IOMMU maps the file's pages; the registers and memory of the kernel's devices have no file that a
+        # process could be given, so the VMM carries what is written to them.
+        kernel = "type1 container 0"  # in which edu is
+        expected = ({(kernel, "memory", 2): "mmap", ("memory", "edu", 0): "forwarded"}, {("dma", "ivshmem", 2): "forwarded"})
+        for number, details in enumerate(expected):
+            report = json.loads(runs[number + 1].partition("\n== end ")[0])["passthrough"]
+            cells = {(cell["initiator"], cell["target"], cell["bar"]): cell for cell in report["p2p"]}
+            with self.subTest(initiator=pairs[number][0]):
+                self.assertIn("12 copies between RAM and the BAR are right, 12 interrupts\nstatus 1\n", runs[number], outcome)
+                for cell, detail in details.items():
+                    self.assertEqual((cells[cell]["state"], cells[cell]["detail"]), ("mapped", detail), report["p2p"])
+        self.assertIn("== end 0", outcome.out, "a DMA was refused")
+
+
 class Zap(Case):
     """Each cause, an initiator's DMA before, after and, where decode comes back behind our back, then too."""
 
