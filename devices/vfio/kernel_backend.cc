@@ -110,15 +110,16 @@ Result<> KernelBackend::Write(unsigned region, uint64_t offset, std::span<const 
   return {};
 }
 
-// Aligned so that the kernel can use huge pages: it wants the address congruent to the BAR's own
-// (vfio_pci_core.c, vfio_pci_vmf_insert_pfn), which is aligned to its size.
+// Lies in huge pages as the BAR does, on the host's bus and on the guest's, where it is aligned to its
+// size: only so can the kernel map it by them (vfio_pci_core.c, vfio_pci_vmf_insert_pfn; KVM's x86.c,
+// kvm_alloc_memslot_metadata).
 Result<Backing> KernelBackend::MapArea(unsigned region, const Area& area) {
   const RegionInfo& info = regions_[region];
   const int protection =
       (info.region.readable ? PROT_READ : 0) | (info.region.writable ? PROT_WRITE : 0);
-  const uint64_t alignment = std::min(std::bit_ceil(area.size), kLargestPage);
-  HostMapping mapping = TRY(
-      HostMapping::Map(fd_.get(), info.offset + area.offset, area.size, protection, alignment));
+  const uint64_t alignment = std::clamp(std::bit_floor(info.region.size), kPageSize, kLargestPage);
+  HostMapping mapping = TRY(HostMapping::Map(fd_.get(), info.offset + area.offset, area.size,
+                                             protection, alignment, area.offset % alignment));
   // A wish: without it the kernel maps page by page.
   static_cast<void>(sys::Madvise(mapping.address().pointer(), mapping.size(), MADV_HUGEPAGE));
   Backing backing;
