@@ -161,13 +161,14 @@ Result<> AddressSpace::MapPiece(DomainId id, const Piece& piece, DmaDomain::Dead
   DmaDomain& domain = *domains_.at(id).domain;
   const auto& [range, backing] = piece;
   const bool bar = backing.kind == Backing::Kind::kBar;
+  const std::string unguarded = bar ? domain.Unguarded(backing) : std::string();
   if (bar && !backing.peers_may_map) {
-    peers_.SetRefused(id, range, backing, "p2p=off");
+    peers_.SetRefused(id, range, backing, "p2p=off", unguarded);
     return {};
   }
   Result<std::string> how = domain.Map(range, backing, deadline);
   if (how) {
-    peers_.SetMapped(id, range, backing, *how);
+    peers_.SetMapped(id, range, backing, *how, unguarded);
     return {};
   }
   if (const DmaDomain::State state = domain.state(); state != DmaDomain::State::kServing) {
@@ -181,7 +182,7 @@ Result<> AddressSpace::MapPiece(DomainId id, const Piece& piece, DmaDomain::Dead
         fmt::format("{} cannot map guest RAM {}", domain.name(), range)));
   }
   TellRefusal(domains_.at(id), piece, how.error().message());
-  peers_.SetRefused(id, range, backing, how.error().message());
+  peers_.SetRefused(id, range, backing, how.error().message(), unguarded);
   return {};
 }
 

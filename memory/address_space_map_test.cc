@@ -237,12 +237,18 @@ TEST(AddressSpace, G6ABarThatPeersReachPastTheIommuIsUnguarded) {
   const auto a = heart.Join(heart.a);
   Piece mapped = Bar(0x1000);
   Piece refused = Bar(0x2000);
-  mapped.backing.unguarded = refused.backing.unguarded = "no ACS at 0000:00:1c.0";
+  Piece guarded = Bar(0x3000, kPageSize, nullptr, 1);
+  heart.a.unguarded = [](const Backing& backing) {
+    return backing.bar == 0 ? "no ACS at 0000:00:1c.0" : "";
+  };
   refused.backing.peers_may_map = false;
-  Mapping mapping = heart.Map(Of({mapped, refused}));
+  Mapping mapping = heart.Map(Of({mapped, refused, guarded}));
+  const auto b = heart.Join(heart.b);
   EXPECT_EQ(heart.Cells(),
             (Events{"A 0x1000 unguarded mapped: mmap; no ACS at 0000:00:1c.0",
-                    "A 0x2000 unguarded refused: p2p=off; no ACS at 0000:00:1c.0"}));
+                    "A 0x2000 unguarded refused: p2p=off; no ACS at 0000:00:1c.0",
+                    "A 0x3000 mapped mmap", "B 0x1000 mapped mmap", "B 0x2000 refused p2p=off",
+                    "B 0x3000 mapped mmap"}));
   heart.Zap({&mapping});
   EXPECT_THAT(heart.a.Mapped(), IsEmpty()) << "it is mapped all the same";
 }

@@ -12,7 +12,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -68,10 +67,6 @@ struct Backing {
   std::optional<uint64_t>
       bar_physical;                   // host-physical address of the piece, from sysfs `resource`
   bool peers_may_map = true;          // p2p=off clears it: no DMA domain gets it
-  // Why a peer may reach the piece by its bus address, past every IOMMU, where nothing on the way
-  // makes it go through the root (ACS): then the matrix says *unguarded*. Borrowed; empty: it is
-  // guarded.
-  std::string_view unguarded;
 
   // The backing of what lies `offset` bytes further on.
   Backing At(uint64_t offset) const;

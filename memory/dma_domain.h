@@ -74,6 +74,12 @@ class DmaDomain {
   // nobody knows what it has mapped: ours is killed and gone, another is lost.
   virtual Result<std::string> Map(GuestRange range, const Backing& backing, Deadline deadline) = 0;
 
+  // Why devices of this domain may reach the BAR piece by its address on the host's bus, past the
+  // translation and so whatever is mapped: nothing on the way makes such requests go through the
+  // root (ACS). The matrix then says *unguarded*. Empty: they may not. Asked when the piece is
+  // placed and when the domain joins.
+  virtual std::string Unguarded(const Backing&) const { return {}; }
+
   // Asked after a Map that failed, an unmap that was kEnded, and when the owner says that it has
   // ended. Once it does not serve, AddressSpace awaits the tickets that are out and calls nothing
   // else. Takes at most a short lock.

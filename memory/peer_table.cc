@@ -12,10 +12,11 @@ namespace {
 
 using Cell = P2pMatrix::Cell;
 
-Cell MakeCell(GuestRange range, const Backing& backing, bool mapped, const std::string& detail) {
+Cell MakeCell(GuestRange range, const Backing& backing, Cell::State state,
+              const std::string& detail, const std::string& unguarded) {
   Cell cell;
   cell.range = range;
-  cell.state = mapped ? Cell::State::kMapped : Cell::State::kRefused;
+  cell.state = state;
   cell.detail = detail;
   cell.since = std::chrono::steady_clock::now();
   if (backing.kind == Backing::Kind::kRam) {
@@ -25,8 +26,8 @@ Cell MakeCell(GuestRange range, const Backing& backing, bool mapped, const std::
   if (backing.owner != nullptr) cell.target = backing.owner->bar_owner_name();
   cell.bar = backing.bar;
   cell.bar_offset = backing.bar_offset;
-  if (!backing.unguarded.empty()) {
-    cell.detail = fmt::format("{}: {}; {}", P2pStateName(cell.state), detail, backing.unguarded);
+  if (!unguarded.empty()) {
+    cell.detail = fmt::format("{}: {}; {}", P2pStateName(state), detail, unguarded);
     cell.state = Cell::State::kUnguarded;
   }
   return cell;
@@ -51,23 +52,22 @@ void PeerTable::RemoveDomain(DomainId domain) {
 }
 
 void PeerTable::SetMapped(DomainId domain, GuestRange range, const Backing& backing,
-                          const std::string& how) {
-  Set(domain, range, backing, true, how);
+                          const std::string& how, const std::string& unguarded) {
+  Set(domain, backing, true, MakeCell(range, backing, Cell::State::kMapped, how, unguarded));
 }
 
 void PeerTable::SetRefused(DomainId domain, GuestRange range, const Backing& backing,
-                           const std::string& reason) {
-  Set(domain, range, backing, false, reason);
+                           const std::string& reason, const std::string& unguarded) {
+  Set(domain, backing, false, MakeCell(range, backing, Cell::State::kRefused, reason, unguarded));
 }
 
-void PeerTable::Set(DomainId domain, GuestRange range, const Backing& backing, bool mapped,
-                    const std::string& detail) {
-  Cell cell = MakeCell(range, backing, mapped, detail);
+void PeerTable::Set(DomainId domain, const Backing& backing, bool mapped, Cell cell) {
+  const Gpa start = cell.range.start;
   const bool ram = backing.kind == Backing::Kind::kRam;
   MutexLock lock(mutex_);
   Domain& owner = domains_.at(domain);
   cell.initiator = owner.name;
-  owner.pieces.insert_or_assign(range.start,
+  owner.pieces.insert_or_assign(start,
                                 Entry{ram, mapped, std::make_shared<const Cell>(std::move(cell))});
 }
 

@@ -31,10 +31,11 @@ class PeerTable {
   void RemoveDomain(DomainId domain) EXCLUDES(mutex_);
 
   // The piece at `range` is mapped in `domain`, as `how` says; or it is not, for this reason.
-  void SetMapped(DomainId domain, GuestRange range, const Backing& backing, const std::string& how)
-      EXCLUDES(mutex_);
+  // `unguarded`: see DmaDomain::Unguarded.
+  void SetMapped(DomainId domain, GuestRange range, const Backing& backing, const std::string& how,
+                 const std::string& unguarded = {}) EXCLUDES(mutex_);
   void SetRefused(DomainId domain, GuestRange range, const Backing& backing,
-                  const std::string& reason) EXCLUDES(mutex_);
+                  const std::string& reason, const std::string& unguarded = {}) EXCLUDES(mutex_);
   // `domain` has given the piece back.
   void Erase(DomainId domain, Gpa start) EXCLUDES(mutex_);
   // The piece leaves. All domains have given it back, but for what they keep.
@@ -76,8 +77,7 @@ class PeerTable {
     std::vector<Kept> kept;
   };
 
-  void Set(DomainId domain, GuestRange range, const Backing& backing, bool mapped,
-           const std::string& detail) EXCLUDES(mutex_);
+  void Set(DomainId domain, const Backing& backing, bool mapped, Cell cell) EXCLUDES(mutex_);
   static void Keep(Domain& domain, const Entry& entry, const std::string& why);
 
   mutable Mutex mutex_;

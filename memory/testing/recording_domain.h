@@ -44,6 +44,8 @@ class RecordingDomain : public DmaDomain {
   std::string how = "mmap";
   // Why it refuses a backing; "" to map it.
   std::function<std::string(GuestRange, const Backing&)> refuse;
+  // Why its devices reach a BAR's backing past it; "" where they do not.
+  std::function<std::string(const Backing&)> unguarded;
   // How an unmap ends that was not answered by its deadline, and what becomes of the domain where a
   // map was not.
   Answer late = Answer::kFailed;
@@ -121,6 +123,9 @@ class RecordingDomain : public DmaDomain {
   // --- DmaDomain
 
   std::string name() const override { return name_; }
+  std::string Unguarded(const Backing& backing) const override {
+    return unguarded ? unguarded(backing) : std::string();
+  }
 
   Result<std::string> Map(GuestRange range, const Backing& backing, Deadline deadline) override {
     const OneAtATime one(inside_);
