@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 namespace crossbar {
 namespace {
@@ -18,9 +19,10 @@ constexpr uint64_t kHoleAlignment = 2 * kMiB;
 constexpr unsigned kMostAddressBits = 52;
 
 constexpr GuestRange kEcam{Gpa(0xe0000000), 256 * kMiB};  // room for all buses there can be
-constexpr GuestRange kWindow32{Gpa(0xc0000000), 512 * kMiB};
-static_assert(kX86PciHole.Contains(kEcam) && kX86PciHole.Contains(kWindow32));
-static_assert(kX86PciHole.Contains(kX86IdentityMap) && kX86PciHole.Contains(kX86TaskState));
+// The interrupt controllers and all that a PC has up to 4 GiB.
+constexpr GuestRange kChipset{Gpa(0xfec00000), 20 * kMiB};
+static_assert(kX86PciHole.Contains(kEcam) && kX86PciHole.Contains(kChipset));
+static_assert(kChipset.Contains(kX86IdentityMap) && kChipset.Contains(kX86TaskState));
 
 std::string SizeText(uint64_t bytes) {
   if (IsAligned(bytes, kGiB)) return fmt::format("{} GiB", bytes / kGiB);
@@ -107,13 +109,15 @@ Result<> CheckRequest(const X86PlatformRequest& request) {
 }
 
 Result<GuestRange> LayOutWindow32(const X86PlatformRequest& request) {
-  const std::vector<GuestRange> gaps = Gaps(kWindow32, request.unusable);
+  std::vector<GuestRange> holes = request.unusable;
+  holes.insert(holes.end(), {kEcam, kChipset});
+  const std::vector<GuestRange> gaps = Gaps(kX86PciHole, std::move(holes));
   const auto largest = std::ranges::max_element(gaps, {}, &GuestRange::size);
   if (largest == gaps.end() || largest->size < kLeastWindow32) {
     return Fail(
         "the host leaves no {} of {} usable for the 32-bit PCI window; pass through devices "
-        "whose IOMMU translates addresses there",
-        SizeText(kLeastWindow32), kWindow32);
+        "whose IOMMU translates addresses there, and whose DMA comes through to it (ACS)",
+        SizeText(kLeastWindow32), kX86PciHole);
   }
   return *largest;
 }

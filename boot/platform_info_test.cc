@@ -226,7 +226,16 @@ TEST(X86Platform, StaysOutOfWhatTheHostCannotTranslate) {
   platform = MakeX86Platform(request);
   ASSERT_TRUE(platform);
   EXPECT_EQ(platform->pci.window32, (GuestRange{Gpa(0xd0000000), 0x10000000}));
-  request.unusable = {{Gpa(0xc0000000), 0x1f800000}};
+  // What is left above ECAM is more.
+  request.unusable = {{Gpa(0xc0000000), 0x18000000}};
+  platform = MakeX86Platform(request);
+  ASSERT_TRUE(platform);
+  EXPECT_EQ(platform->pci.window32, (GuestRange{Gpa(0xf0000000), 0xec00000}));
+  request.unusable.push_back({Gpa(0xf0000000), 0xf000000});
+  platform = MakeX86Platform(request);
+  ASSERT_TRUE(platform);
+  EXPECT_EQ(platform->pci.window32, (GuestRange{Gpa(0xd8000000), 0x8000000}));
+  request.unusable.push_back({Gpa(0xd8000000), 0x7800000});
   EXPECT_THAT(ErrorOf(request), HasSubstr("32-bit PCI window"));
 
   request.unusable = {{Gpa(0x100000), 0x1000}};
