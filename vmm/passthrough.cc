@@ -78,7 +78,7 @@ Result<std::unique_ptr<Passthrough>> Passthrough::Open(const std::vector<DeviceS
     opened.backend = TRY(Within(OpenBackend(passthrough->host_, spec), within));
     passthrough->opened_.push_back(std::move(opened));
   }
-  passthrough->unusable_ = TRY(passthrough->host_.Untranslated());
+  passthrough->unusable_ = TRY(passthrough->host_.Unusable());
   return passthrough;
 }
 

@@ -86,6 +86,17 @@ Result<std::vector<GuestRange>> VfioContainer::IovaRanges() const {
   return ranges;
 }
 
+void VfioContainer::AddUnguarded(std::span<const PhysicalRange> bars, const std::string& reason) {
+  for (const PhysicalRange& bar : bars) unguarded_.emplace_back(bar, reason);
+}
+
+std::string VfioContainer::Unguarded(const Backing& backing) const {
+  if (!backing.bar_physical) return {};
+  for (const auto& [bar, reason] : unguarded_)
+    if (*backing.bar_physical - bar.start < bar.size) return reason;
+  return {};
+}
+
 Result<std::string> VfioContainer::Map(GuestRange range, const Backing& backing, Deadline) {
   if (backing.host == Hva()) return Fail("it is not mapped in this process");
   vfio_iommu_type1_dma_map map{};

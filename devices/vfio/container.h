@@ -8,7 +8,9 @@
 
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -29,6 +31,9 @@ class VfioContainer : public DmaDomain {
   // `group` is borrowed.
   Result<> Attach(const VfioGroup& group);
 
+  // Its devices reach the BARs at `bars` past it, for this reason (DmaDomain::Unguarded).
+  void AddUnguarded(std::span<const PhysicalRange> bars, const std::string& reason);
+
   // What the IOMMU translates, as the groups that are attached leave it: ascending. Empty where the
   // kernel does not say.
   Result<std::vector<GuestRange>> IovaRanges() const;
@@ -36,6 +41,7 @@ class VfioContainer : public DmaDomain {
   // --- DmaDomain
   std::string name() const override { return name_; }
   Result<std::string> Map(GuestRange range, const Backing& backing, Deadline deadline) override;
+  std::string Unguarded(const Backing& backing) const override;
   State state() const override { return State::kServing; }
   UnmapTicket StartUnmap(GuestRange range) override;
   Unmapped AwaitUnmap(UnmapTicket ticket, Deadline deadline) override;
@@ -46,6 +52,7 @@ class VfioContainer : public DmaDomain {
   const std::string name_;
   const Fd fd_;
   bool has_iommu_ = false;
+  std::vector<std::pair<PhysicalRange, std::string>> unguarded_;  // constant once a domain
   // Of unmaps that are done and not yet awaited; AddressSpace's lock guards it.
   std::map<UnmapTicket, Unmapped> done_;
   UnmapTicket last_ticket_ = 0;

@@ -40,39 +40,70 @@ std::vector<GuestRange> Complement(const std::vector<GuestRange>& ranges) {
 
 }  // namespace
 
-Result<VfioGroup*> VfioHost::AttachGroup(unsigned number) {
-  if (const auto found = groups_.find(number); found != groups_.end()) return found->second.get();
-  std::unique_ptr<VfioGroup> group = TRY(VfioGroup::Open(roots_, number));
-  Result<> attached = Fail("there is no container");
+Result<VfioContainer*> VfioHost::ContainerFor(const VfioGroup& group) {
   for (const auto& container : containers_) {
-    attached = container->Attach(*group);
-    if (attached || attached.error().code() == EPERM) break;
+    const Result<> attached = container->Attach(group);
+    if (attached) return container.get();
+    // The group itself cannot be had, whatever the container.
+    if (attached.error().code() == EPERM || attached.error().code() == EBUSY)
+      return std::unexpected(attached.error());
+    LogInfo("IOMMU group {} does not fit into {}: {}", group.number(), container->name(),
+            attached.error().message());
   }
-  if (!attached && (containers_.empty() || attached.error().code() != EPERM)) {
-    if (!containers_.empty())
-      LogInfo("IOMMU group {} does not fit into a container with the others ({}): it gets its own",
-              number, attached.error().message());
-    std::unique_ptr<VfioContainer> container =
-        TRY(VfioContainer::Open(roots_, static_cast<unsigned>(containers_.size())));
-    attached = container->Attach(*group);
-    if (attached) containers_.push_back(std::move(container));
+  std::unique_ptr<VfioContainer> container =
+      TRY(VfioContainer::Open(roots_, static_cast<unsigned>(containers_.size())));
+  TRY(container->Attach(group));
+  return containers_.emplace_back(std::move(container)).get();
+}
+
+Result<VfioHost::Group*> VfioHost::AttachGroup(unsigned number) {
+  if (const auto found = groups_.find(number); found != groups_.end()) return &found->second;
+  std::unique_ptr<VfioGroup> group = TRY(VfioGroup::Open(roots_, number));
+  VfioContainer* const container = TRY(Within(
+      ContainerFor(*group), [&] { return fmt::format("cannot attach IOMMU group {}", number); }));
+  return &groups_.emplace(number, Group{std::move(group), container}).first->second;
+}
+
+// Between `opened` and those before it, either way.
+void VfioHost::NotePeers(Opened opened) {
+  const auto note = [](const Opened& initiator, const Opened& target) {
+    const auto reason = ReachedPastIommu(initiator.turns, target.device);
+    if (!reason) return;
+    LogWarning("{} can reach the BARs of {} past the IOMMU, and a zap does not end that: {}",
+               initiator.device.address, target.device.address, *reason);
+    initiator.container->AddUnguarded(
+        target.device.resources, fmt::format("{} passes it by: {}", initiator.device.address, *reason));
+  };
+  for (const Opened& other : opened_) {
+    note(other, opened);
+    note(opened, other);
   }
-  TRY(Within(std::move(attached), [&] { return fmt::format("cannot attach IOMMU group {}", number); }));
-  return groups_.emplace(number, std::move(group)).first->second.get();
+  opened_.push_back(std::move(opened));
 }
 
 Result<std::unique_ptr<KernelBackend>> VfioHost::OpenDevice(const std::string& address) {
-  HostPciDevice device = TRY(FindUsable(roots_, address));
-  VfioGroup* const group = TRY(AttachGroup(*device.group));
-  Fd fd = TRY(group->OpenDevice(address));
-  return KernelBackend::Create(std::move(device), std::move(fd));
+  const HostPciDevice device = TRY(FindUsable(roots_, address));
+  const Group* const group = TRY(AttachGroup(*device.group));
+  Fd fd = TRY(group->group->OpenDevice(address));
+  std::unique_ptr<KernelBackend> backend = TRY(KernelBackend::Create(device, std::move(fd)));
+  NotePeers({device, group->container, TurnsOf(device)});
+  return backend;
 }
 
-Result<std::vector<GuestRange>> VfioHost::Untranslated() const {
+Result<std::vector<GuestRange>> VfioHost::Unusable() const {
   std::vector<GuestRange> all;
   for (const auto& container : containers_) {
     const std::vector<GuestRange> ranges = TRY(container->IovaRanges());
     if (!ranges.empty()) std::ranges::move(Complement(ranges), std::back_inserter(all));
+  }
+  for (const Opened& opened : opened_) {
+    for (const PciTurn& turn : opened.turns) {
+      for (const GuestRange& window : turn.windows) {
+        LogInfo("guest memory keeps out of {}: DMA of {} does not come through there, as {}", window,
+                opened.device.address, turn.reason);
+        all.push_back(window);
+      }
+    }
   }
   std::ranges::sort(all, {}, &GuestRange::start);
   return all;
@@ -80,7 +111,7 @@ Result<std::vector<GuestRange>> VfioHost::Untranslated() const {
 
 std::vector<int> VfioHost::group_fds() const {
   std::vector<int> fds;
-  for (const auto& [number, group] : groups_) fds.push_back(group->fd());
+  for (const auto& [number, entry] : groups_) fds.push_back(entry.group->fd());
   return fds;
 }
 

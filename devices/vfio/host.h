@@ -15,6 +15,7 @@
 #include "devices/vfio/group.h"
 #include "devices/vfio/kernel_backend.h"
 #include "devices/vfio/sysfs.h"
+#include "devices/vfio/topology.h"
 
 namespace crossbar {
 
@@ -26,20 +27,34 @@ class VfioHost {
   // device. Errors say what to do: no such device, not bound to vfio-pci, no IOMMU, in use, and so on.
   Result<std::unique_ptr<KernelBackend>> OpenDevice(const std::string& address);
 
-  // What no container may be asked to map: for PlatformInfo. Ascending.
-  Result<std::vector<GuestRange>> Untranslated() const;
+  // Where guest memory must not be, for PlatformInfo: what some container does not translate, and what
+  // some device's requests do not come through to it with (devices/vfio/topology.h). Ascending.
+  Result<std::vector<GuestRange>> Unusable() const;
 
   const std::vector<std::unique_ptr<VfioContainer>>& containers() const { return containers_; }
   // For KVM's VFIO device (Documentation/virt/kvm/devices/vfio.rst).
   std::vector<int> group_fds() const;
 
  private:
-  Result<VfioGroup*> AttachGroup(unsigned number);
+  struct Group {
+    std::unique_ptr<VfioGroup> group;
+    VfioContainer* container = nullptr;
+  };
+  struct Opened {
+    HostPciDevice device;
+    VfioContainer* container = nullptr;
+    std::vector<PciTurn> turns;
+  };
+
+  Result<Group*> AttachGroup(unsigned number);
+  Result<VfioContainer*> ContainerFor(const VfioGroup& group);
+  void NotePeers(Opened opened);
 
   const HostRoots roots_;
   // Groups leave their containers as they close, so they go first.
   std::vector<std::unique_ptr<VfioContainer>> containers_;
-  std::map<unsigned, std::unique_ptr<VfioGroup>> groups_;
+  std::map<unsigned, Group> groups_;
+  std::vector<Opened> opened_;
 };
 
 }  // namespace crossbar
