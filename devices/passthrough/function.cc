@@ -39,7 +39,7 @@ Result<std::shared_ptr<PassthroughFunction>> PassthroughFunction::Create(
   if (backend->can_reset()) {
     TRY(Within(backend->Reset(), [] { return "cannot reset it"; }));
   } else {
-    LogWarning("{} has no reset method: it starts in the state it was left in, and keeps its state "
+    LogInfo("{} has no reset method: it starts in the state it was left in, and keeps its state "
                "over reboots of the guest", backend->name());
   }
   ConfigView config = TRY(ConfigView::Create(*backend));
