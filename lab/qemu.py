@@ -50,8 +50,8 @@ def _advice():
 
 def _iommu(kind):
     if kind == "intel":
-        # 48 bits of addresses, as servers have; QEMU's default of 39 is a small PC's.
-        return ["-device", "intel-iommu,intremap=on,aw-bits=48"]
+        # 48 bits of addresses, as servers have; 39 are a small PC's: --qemu=-set --qemu=device.iommu.aw-bits=39.
+        return ["-device", "intel-iommu,id=iommu,intremap=on,aw-bits=48"]
     if kind == "virtio":
         return ["-device", "virtio-iommu-pci,addr=0x1"]
     if kind == "amd":
