@@ -132,8 +132,13 @@ std::vector<PciTurn> TurnsOf(const HostPciDevice& device) {
     turn.peers = PeersOf(way[i], above == nullptr);
     // What is in a port's own window does not come through it either.
     if (turn.peers.empty() && !way[i].is_port()) continue;
-    AddMemory(way[i].path, turn.windows);
-    for (const std::string& peer : turn.peers) AddMemory(peer, turn.windows);
+    // A bridge passes nothing up that is within its windows.
+    if (above != nullptr) {
+      AddMemory(above->path, turn.windows);
+    } else {
+      AddMemory(way[i].path, turn.windows);
+      for (const std::string& peer : turn.peers) AddMemory(peer, turn.windows);
+    }
     turns.push_back(std::move(turn));
   }
   return turns;

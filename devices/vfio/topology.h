@@ -18,8 +18,8 @@ namespace crossbar {
 struct PciTurn {
   std::string reason;               // for people: "0000:02:00.0 has no ACS"
   std::vector<std::string> peers;   // the branches they may turn into: folders in sysfs
-  std::vector<GuestRange> windows;  // addresses that do not come through to the root: the memory of
-                                    // those branches and of the one they come from
+  std::vector<GuestRange> windows;  // addresses that do not come through to the root: those of the
+                                    // bridge above, or in the root complex of all that are involved
 };
 
 // On the way from `device` to its root complex, the nearest first.
