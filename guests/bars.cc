@@ -1,7 +1,8 @@
 // bars: every BAR of every function beside the host bridge answers where the guest has put it, and
 // nowhere else, whatever its kind.
 //
-// Prints a line for each BAR and each expansion ROM:
+// Prints where BARs may be, and a line for each BAR and each expansion ROM:
+//   windows 0xc0000000+0x20000000 0x100000000+0xfc00000000
 //   00:01.0 BAR 2 mem64 0x100000000 size 0x1000000 holds 0x0
 //   00:02.0 ROM size 0x800 sum 0x3fc
 //
@@ -168,6 +169,8 @@ void GuestMain() {
     if (function.class_code != kHostBridge) Collect(function);
   });
   CHECK(1, count != 0, "no BAR");
+  Print("windows 0x%lx+0x%lx 0x%lx+0x%lx\n", platform.mmio_window.start, platform.mmio_window.size,
+        platform.mmio64_window.start, platform.mmio64_window.size);
   unsigned overlaps = 0;
   for (unsigned i = 0; i < count; ++i) {
     CheckMoves(places[i]);
