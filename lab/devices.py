@@ -18,6 +18,7 @@ OFFERED = {
 }
 COMMON = {"port", "bind"}
 DRIVERS = {"nvme": "nvme", "igb": "igb", "e1000e": "e1000e", "bochs": "bochs"}
+FILE_SYSTEM = ("ext4", "crc32c_generic")  # for what a guest does with a disk; ext4 asks for the second before 6.16
 
 
 def size(text):
@@ -47,6 +48,12 @@ class Device:
     @property
     def id(self):
         return f"{self.name}{self.number}"
+
+    def guest_modules(self):
+        """The modules that a Linux guest wants for it."""
+        if self.options.get("vfs", "0") != "0":
+            return ["igbvf"]
+        return [DRIVERS[self.name], *(FILE_SYSTEM if self.name == "nvme" else ())] if self.name in DRIVERS else []
 
 
 def parse(text, number):

@@ -23,7 +23,7 @@ NAMES = (*DEBIAN, "iommufd")
 
 # What the lab host and its guests may load. Whatever these depend on comes along.
 MODULES = """virtio_pci virtio_console virtio_net virtio_blk 9p 9pnet_virtio kvm_amd vfio_pci vfio_iommu_type1
-    virtio_iommu nvme e1000e igb igbvf bochs msr""".split()
+    virtio_iommu nvme e1000e igb igbvf bochs ext4 crc32c_generic msr""".split()
 
 MAGIC = {b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x02\x21\x4c\x18": "lz4", b"\x1f\x8b\x08": "gzip"}
 
@@ -40,6 +40,19 @@ class Kernel:
     def modules(self):
         """Paths of the modules, and the path of their modules.dep; nothing for a kernel without."""
         return sorted(glob.glob(os.path.join(self.folder, "modules", "*")))
+
+    def modules_for(self, names):
+        """Of modules(), what has these names or is needed by them, and modules.dep; nothing where there is none of them."""
+        there = {os.path.basename(path): path for path in self.modules()}
+        if not any(f"{name}.ko" in there for name in names):
+            return []
+        with open(there["modules.dep"], encoding="ascii") as file:
+            needs = dict(line.rstrip("\n").split(":") for line in file)
+        wanted = {"modules.dep"}
+        for name in names:
+            if f"{name}.ko" in there:
+                wanted |= {f"{name}.ko", *needs[f"{name}.ko"].split()}
+        return [there[name] for name in sorted(wanted)]
 
     def has(self, option):
         with open(os.path.join(self.folder, "config"), encoding="utf-8") as file:
