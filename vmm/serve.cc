@@ -58,7 +58,7 @@ po::options_description Describe() {
        "dma: addresses it can reach")                                                        //
       ("channels", po::value<unsigned>()->value_name("N")->default_value(1), "dma: channels") //
       ("msix", po::bool_switch(), "dma: MSI-X beside MSI, a vector for each channel")        //
-      ("flr", po::value<Text>()->value_name("af|pcie"), "dma: function-level reset")         //
+      ("flr", po::value<Text>()->value_name("af|pcie"), "function-level reset")              //
       ("log", po::value<Text>()->value_name("LEVEL")->default_value("warning"),
        "error, warning, info, debug or trace, on stderr");
   return options;
@@ -91,7 +91,7 @@ Result<DmaDevice::FunctionReset> ParseFunctionReset(const std::string& text) {
 }
 
 Result<std::unique_ptr<vfio_user::ServedDevice>> MakeDevice(const ServeOptions& options) {
-  if (options.model == "memory") return TRY(vfio_user::MemoryDevice::Create(options.size));
+  if (options.model == "memory") return TRY(vfio_user::MemoryDevice::Create(options.size, options.reset));
   return TRY(DmaDevice::Create(options.dma));
 }
 
@@ -147,7 +147,8 @@ Result<ServeOptions> ParseServeOptions(const std::vector<std::string>& arguments
   options.dma.channels = values["channels"].as<unsigned>();
   options.dma.msix = values["msix"].as<bool>();
   if (values.contains("flr"))
-    options.dma.reset = TRY(ParseFunctionReset(values["flr"].as<std::string>()));
+    options.reset = TRY(ParseFunctionReset(values["flr"].as<std::string>()));
+  options.dma.reset = options.reset;
   options.log_level =
       TRY(Within(log::ParseLevel(values["log"].as<std::string>()), [] { return "--log"; }));
   return options;

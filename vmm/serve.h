@@ -17,6 +17,7 @@ struct ServeOptions {
   std::string socket;   // path to listen at, or empty:
   int socket_fd = -1;   // one client, connected already
   uint64_t size = 0;    // memory: of BAR 2
+  vfio_user::ServedDevice::FunctionReset reset = {};  // memory's; that of dma is in `dma`
   vfio_user::DmaDevice::Options dma;
   LogLevel log_level = LogLevel::kWarning;
 };

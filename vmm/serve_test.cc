@@ -38,6 +38,8 @@ TEST(ServeOptions, AreReadAndChecked) {
   EXPECT_TRUE(options.dma.msix);
   EXPECT_EQ(options.dma.reset, vfio_user::DmaDevice::FunctionReset::kPcie);
   EXPECT_EQ(ParseServeOptions({"memory", "--socket", "/s"})->size, 16 * kMiB);
+  EXPECT_EQ(ParseServeOptions({"memory", "--socket", "/s", "--flr", "af"})->reset,
+            vfio_user::ServedDevice::FunctionReset::kAf);
   EXPECT_TRUE(ParseServeOptions({"--help"})->help);
   EXPECT_TRUE(ParseServeOptions({"memory", "--help"})->help);
   for (const std::vector<std::string>& wrong : std::vector<std::vector<std::string>>{

@@ -45,7 +45,6 @@ constexpr uint32_t kVersion = 0x010000ed;
 constexpr uint32_t kFactorialInterrupt = 0x80;
 constexpr uint32_t kFactorialCause = 0x1;
 constexpr uint32_t kDmaCause = 0x100;
-constexpr uint16_t kExpressSize = 0x3c;  // PCIe 6.0, 7.5.3
 constexpr uint64_t kNobody = ~uint64_t{0};
 
 // What a channel's thread wakes up for.
@@ -72,7 +71,7 @@ DmaDevice::DmaDevice(const Options& options,
                      std::array<uint32_t, InterruptLines::kKinds> counts)
     : ServedDevice({.vendor = 0x1234, .device = 0x11e8, .revision = 0x10, .class_code = 0x00ff00,
                     .intx = true},
-                   counts, options.reset == FunctionReset::kPcie ? 4096 : 256),
+                   counts),
       options_(options),
       address_mask_(~uint64_t{0} >> (64 - options.address_bits)),
       buffer_(options.buffer_size),
@@ -110,23 +109,7 @@ Result<> DmaDevice::AddCapabilities() {
     config().Set<uint32_t>(at(*msix, PCI_MSIX_TABLE), kMsixBar);
     config().Set<uint32_t>(at(*msix, PCI_MSIX_PBA), kPbaOffset | kMsixBar);
   }
-  if (options_.reset == FunctionReset::kAf) {
-    const auto af = config().AddCapability(PCI_CAP_ID_AF, PCI_CAP_AF_SIZEOF);
-    if (!af) return Fail("no room for capabilities");
-    config().Set<uint8_t>(at(*af, PCI_AF_LENGTH), PCI_CAP_AF_SIZEOF);
-    config().Set<uint8_t>(at(*af, PCI_AF_CAP), PCI_AF_CAP_TP | PCI_AF_CAP_FLR);
-    config().SetWritable<uint8_t>(at(*af, PCI_AF_CTRL), PCI_AF_CTRL_FLR);
-    reset_register_ = at(*af, PCI_AF_CTRL);
-  } else if (options_.reset == FunctionReset::kPcie) {
-    const auto express = config().AddCapability(PCI_CAP_ID_EXP, kExpressSize);
-    if (!express) return Fail("no room for capabilities");
-    // Version 2, an endpoint in the root complex: it has no link.
-    config().Set<uint16_t>(at(*express, PCI_EXP_FLAGS), 2 | PCI_EXP_TYPE_RC_END << 4);
-    config().Set<uint32_t>(at(*express, PCI_EXP_DEVCAP), PCI_EXP_DEVCAP_FLR | PCI_EXP_DEVCAP_RBER);
-    config().SetWritable<uint16_t>(at(*express, PCI_EXP_DEVCTL), 0xffff);
-    reset_register_ = at(*express, PCI_EXP_DEVCTL + 1);
-  }
-  return {};
+  return AddFunctionReset(options_.reset);
 }
 
 Result<> DmaDevice::StartChannels() {
@@ -309,17 +292,6 @@ void DmaDevice::OnReset() {
                                                : unsigned{PCI_MSIX_FLAGS_QSIZE};
     config().Set<uint16_t>(flags, static_cast<uint16_t>(config().Get<uint16_t>(flags) & keep));
   }
-}
-
-bool DmaDevice::OnConfigWrite(uint64_t offset, uint64_t size) {
-  if (reset_register_ == 0 || reset_register_ < offset || reset_register_ - offset >= size)
-    return false;
-  const auto at = static_cast<uint16_t>(reset_register_);
-  const bool af = options_.reset == FunctionReset::kAf;
-  const unsigned bit = af ? unsigned{PCI_AF_CTRL_FLR} : unsigned{PCI_EXP_DEVCTL_BCR_FLR} >> 8;
-  const unsigned value = config().Get<uint8_t>(at);
-  config().Set<uint8_t>(at, static_cast<uint8_t>(value & ~bit));  // reads as 0
-  return (value & bit) != 0;
 }
 
 // --- Transfers -------------------------------------------------------------------------------------

@@ -39,7 +39,6 @@ class DmaDevice : public ServedDevice {
   static constexpr uint32_t kToBus = 2;
   static constexpr uint32_t kInterrupt = 4;
 
-  enum class FunctionReset : uint8_t { kNone, kAf, kPcie };
   struct Options {
     uint64_t buffer_size = 4096;  // up to 1 GiB
     unsigned address_bits = 28;   // 12 to 64
@@ -76,7 +75,6 @@ class DmaDevice : public ServedDevice {
   void WriteRegister(unsigned bar, uint64_t offset, unsigned size, uint64_t value) override
       EXCLUDES(mutex_);
   void OnReset() override EXCLUDES(mutex_);
-  bool OnConfigWrite(uint64_t offset, uint64_t size) override;
 
   uint64_t ReadExtension(uint64_t offset) const;
   uint64_t ReadEdu(uint64_t offset) const REQUIRES(mutex_);
@@ -94,7 +92,6 @@ class DmaDevice : public ServedDevice {
 
   const Options options_;
   const uint64_t address_mask_;
-  uint64_t reset_register_ = 0;  // of FLR in configuration space; 0: none
   std::vector<std::byte> buffer_;
   std::vector<std::byte> msix_table_;
   std::atomic<bool> stopping_ = false;

@@ -1,5 +1,6 @@
 // MemoryDevice: a PCI device that is memory: BAR 2, with the layout and identity of QEMU's ivshmem-plain
 // (docs/specs/ivshmem-spec.rst), revision 1. The registers of BAR 0 do nothing without peers.
+// Function-level reset is an extension.
 #pragma once
 
 #include <memory>
@@ -13,7 +14,8 @@ class MemoryDevice : public ServedDevice {
   static constexpr unsigned kMemoryBar = 2;
 
   // `size`: of BAR 2, a power of two from a page up. Errors: the host's.
-  static Result<std::unique_ptr<MemoryDevice>> Create(uint64_t size);
+  static Result<std::unique_ptr<MemoryDevice>> Create(uint64_t size,
+                                                      FunctionReset reset = FunctionReset::kNone);
 
  private:
   MemoryDevice();

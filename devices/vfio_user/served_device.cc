@@ -22,14 +22,15 @@ unsigned AccessSize(uint64_t offset, size_t left, unsigned most) {
   return size;
 }
 
+constexpr uint16_t kExpressSize = 0x3c;  // PCIe 6.0, 7.5.3
+
 constexpr uint16_t Low16(uint64_t offset) { return static_cast<uint16_t>(offset); }
 
 }  // namespace
 
 ServedDevice::ServedDevice(const Identity& identity,
-                           std::array<uint32_t, InterruptLines::kKinds> counts,
-                           uint64_t config_size)
-    : config_size_(config_size), lines_(counts) {
+                           std::array<uint32_t, InterruptLines::kKinds> counts)
+    : lines_(counts) {
   config_.Set<uint16_t>(PCI_VENDOR_ID, identity.vendor);
   config_.Set<uint16_t>(PCI_DEVICE_ID, identity.device);
   config_.Set<uint16_t>(PCI_SUBSYSTEM_VENDOR_ID, 0x1af4);
@@ -69,6 +70,31 @@ Result<> ServedDevice::AddMemory(unsigned index, uint64_t size, const char* name
   return {};
 }
 
+Result<> ServedDevice::AddFunctionReset(FunctionReset kind) {
+  if (kind == FunctionReset::kNone) return {};
+  const bool af = kind == FunctionReset::kAf;
+  const auto base = af ? config_.AddCapability(PCI_CAP_ID_AF, PCI_CAP_AF_SIZEOF)
+                       : config_.AddCapability(PCI_CAP_ID_EXP, kExpressSize);
+  if (!base) return Fail("no room for capabilities");
+  const auto at = [&](unsigned offset) { return Low16(*base + offset); };
+  if (af) {
+    config_.Set<uint8_t>(at(PCI_AF_LENGTH), PCI_CAP_AF_SIZEOF);
+    config_.Set<uint8_t>(at(PCI_AF_CAP), PCI_AF_CAP_TP | PCI_AF_CAP_FLR);
+    config_.SetWritable<uint8_t>(at(PCI_AF_CTRL), PCI_AF_CTRL_FLR);
+    reset_register_ = at(PCI_AF_CTRL);
+    reset_bit_ = PCI_AF_CTRL_FLR;
+    return {};
+  }
+  config_size_ = PciConfigSpace::kSize;
+  // Version 2, an endpoint in the root complex: it has no link.
+  config_.Set<uint16_t>(at(PCI_EXP_FLAGS), 2 | PCI_EXP_TYPE_RC_END << 4);
+  config_.Set<uint32_t>(at(PCI_EXP_DEVCAP), PCI_EXP_DEVCAP_FLR | PCI_EXP_DEVCAP_RBER);
+  config_.SetWritable<uint16_t>(at(PCI_EXP_DEVCTL), 0xffff);
+  reset_register_ = at(PCI_EXP_DEVCTL + 1);
+  reset_bit_ = PCI_EXP_DEVCTL_BCR_FLR >> 8;
+  return {};
+}
+
 uint64_t ServedDevice::region_size(unsigned region) const {
   if (region == kConfig) return config_size_;
   return region < kBars ? bars_[region].size : 0;
@@ -99,8 +125,6 @@ bool ServedDevice::Write(unsigned region, uint64_t offset, std::span<const std::
     std::ranges::copy(data, bars_[region].memory.bytes().subspan(offset).begin());
     return true;
   }
-  const uint64_t start = offset;
-  const uint64_t written = data.size();
   while (!data.empty()) {
     const unsigned size = AccessSize(offset, data.size(), region == kConfig ? 4 : 8);
     uint64_t value = 0;
@@ -115,9 +139,16 @@ bool ServedDevice::Write(unsigned region, uint64_t offset, std::span<const std::
   }
   if (region == kConfig) {
     NoteCommand();
-    if (OnConfigWrite(start, written)) Reset();
+    if (TakeFunctionReset()) Reset();
   }
   return true;
+}
+
+bool ServedDevice::TakeFunctionReset() {
+  if (reset_register_ == 0) return false;
+  const auto value = config_.Get<uint8_t>(reset_register_);
+  config_.Set<uint8_t>(reset_register_, static_cast<uint8_t>(value & ~reset_bit_));
+  return (value & reset_bit_) != 0;
 }
 
 void ServedDevice::NoteCommand() {

@@ -35,6 +35,7 @@ class ServedDevice {
     Fd file;            // of memory
     HostMapping memory;
   };
+  enum class FunctionReset : uint8_t { kNone, kAf, kPcie };  // FLR, by which capability
   struct Doorbell {
     uint64_t offset = 0;
     uint32_t size = 0;
@@ -64,13 +65,13 @@ class ServedDevice {
     uint32_t class_code = 0;
     bool intx = false;
   };
-  // `counts`: interrupts by VFIO_PCI_*_IRQ_INDEX. `config_size` is 256, or 4096 of a PCIe device.
-  ServedDevice(const Identity& identity, std::array<uint32_t, InterruptLines::kKinds> counts,
-               uint64_t config_size);
+  // `counts`: interrupts by VFIO_PCI_*_IRQ_INDEX.
+  ServedDevice(const Identity& identity, std::array<uint32_t, InterruptLines::kKinds> counts);
 
-  // Both while the model is made. Sizes are powers of two, of memory at least a page.
+  // All while the model is made. Sizes are powers of two, of memory at least a page.
   void AddRegisters(unsigned bar, uint64_t size);
   Result<> AddMemory(unsigned bar, uint64_t size, const char* name);
+  Result<> AddFunctionReset(FunctionReset kind);
 
   PciConfigSpace& config() { return config_; }
   void SetIntx(bool asserted);
@@ -80,14 +81,16 @@ class ServedDevice {
   virtual void WriteRegister(unsigned bar, uint64_t offset, unsigned size, uint64_t value) = 0;
   // The model's part of a reset. What BARs hold in memory stays.
   virtual void OnReset() = 0;
-  // Configuration space was written from `offset` on: `size` bytes. True asks for a reset (FLR).
-  virtual bool OnConfigWrite(uint64_t, uint64_t) { return false; }
 
  private:
   void SetBarRegister(unsigned bar, uint64_t size, bool wide);
   void NoteCommand();
+  // Whether the guest has just asked for a reset; the bit that does reads as 0.
+  bool TakeFunctionReset();
 
-  const uint64_t config_size_;
+  uint64_t config_size_ = 256;  // 4096 of a PCIe device
+  uint16_t reset_register_ = 0;  // the byte of config space that asks for FLR; 0: there is none
+  uint8_t reset_bit_ = 0;
   PciConfigSpace config_;
   std::array<Bar, kBars> bars_;
   ClientMemory memory_;
