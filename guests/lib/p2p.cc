@@ -16,12 +16,16 @@ constexpr unsigned kDeviceCapabilities = 4;  // of the PCIe capability
 constexpr unsigned kDeviceControl = 8;
 constexpr uint32_t kCanReset = 1 << 28;
 constexpr uint16_t kStartReset = 1 << 15;
+constexpr unsigned kAdvancedCapabilities = 3;  // of the AF capability
+constexpr unsigned kAdvancedControl = 4;
+constexpr uint8_t kAdvancedCanReset = 1 << 1;
+constexpr uint8_t kAdvancedStartReset = 1 << 0;
 constexpr uint64_t kResetTime = 100'000;  // microseconds (PCIe 6.0, 6.6.2)
 constexpr uint16_t kDecode = pci::kCommandMemory | pci::kCommandMaster;
 
 }  // namespace
 
-bool Target::Start() {
+bool Target::Find() {
   const uint64_t id = CommandLineNumber("target", kIvshmem);
   index_ = static_cast<unsigned>(CommandLineNumber("bar", 2));
   if (!FindFunction(static_cast<uint16_t>(id >> 16), static_cast<uint16_t>(id), &function_))
@@ -29,8 +33,14 @@ bool Target::Start() {
   Bar bar;
   if (!ReadBar(function_, index_, &bar) || bar.range.size == 0 || bar.io) return false;
   range_ = bar.range;
+  wide_ = bar.wide;
   Map({range_.start, 2 * range_.size}, Caching::kUncached);  // kMove goes right above
   for (unsigned i = 0; i < 6; ++i) registers_[i] = ReadConfig32(function_.bdf, pci::kBar0 + 4 * i);
+  return true;
+}
+
+bool Target::Start() {
+  if (!Find()) return false;
   WriteConfig16(function_.bdf, pci::kCommand, kDecode);
   return true;
 }
@@ -48,7 +58,23 @@ bool Target::ParseCause(const char* name, Cause* cause) {
 void Target::WriteAddress(uint64_t address) {
   const unsigned at = pci::kBar0 + 4 * index_;
   WriteConfig32(function_.bdf, at, static_cast<uint32_t>(address));
-  WriteConfig32(function_.bdf, at + 4, static_cast<uint32_t>(address >> 32));
+  if (wide_) WriteConfig32(function_.bdf, at + 4, static_cast<uint32_t>(address >> 32));
+}
+
+bool Target::ResetFunction() {
+  const Bdf bdf = function_.bdf;
+  const unsigned express = FindCapability(bdf, pci::kCapabilityPcie);
+  if (express != 0 && (ReadConfig32(bdf, express + kDeviceCapabilities) & kCanReset)) {
+    const uint16_t control = ReadConfig16(bdf, express + kDeviceControl);
+    WriteConfig16(bdf, express + kDeviceControl, control | kStartReset);
+  } else if (const unsigned af = FindCapability(bdf, pci::kCapabilityAf);
+             af != 0 && (ReadConfig8(bdf, af + kAdvancedCapabilities) & kAdvancedCanReset)) {
+    WriteConfig8(bdf, af + kAdvancedControl, kAdvancedStartReset);
+  } else {
+    return false;
+  }
+  Delay(kResetTime);
+  return true;
 }
 
 bool Target::End(Cause cause) {
@@ -61,15 +87,7 @@ bool Target::End(Cause cause) {
       WriteConfig16(function_.bdf, at + kPowerControl, 3);
       return true;
     }
-    case Cause::kReset: {
-      const unsigned at = FindCapability(function_.bdf, pci::kCapabilityPcie);
-      if (at == 0 || !(ReadConfig32(function_.bdf, at + kDeviceCapabilities) & kCanReset))
-        return false;
-      const uint16_t control = ReadConfig16(function_.bdf, at + kDeviceControl);
-      WriteConfig16(function_.bdf, at + kDeviceControl, control | kStartReset);
-      Delay(kResetTime);
-      return true;
-    }
+    case Cause::kReset: return ResetFunction();
   }
   return false;
 }

@@ -13,7 +13,9 @@ namespace guest {
 // target=0xVVVVDDDD bar=N.
 class Target {
  public:
-  // Finds it, maps it here and lets the device decode. False where there is none.
+  // Finds it and maps it here, and changes nothing of it. False where there is none.
+  bool Find();
+  // And lets the device decode.
   bool Start();
 
   const PciFunction& function() const { return function_; }
@@ -21,7 +23,7 @@ class Target {
   uint64_t start() const { return range_.start; }
   uint64_t size() const { return range_.size; }
 
-  // What ends decode. kMove ends it at the old address only.
+  // What ends decode. kMove ends it at the old address only; kReset is the FLR the device has, PCIe or AF.
   enum class Cause { kDecode, kPower, kReset, kMove };
   // The device's way, by name: "decode", "power", "reset", "move". False for another name.
   static bool ParseCause(const char* name, Cause* cause);
@@ -32,9 +34,11 @@ class Target {
 
  private:
   void WriteAddress(uint64_t address);
+  bool ResetFunction();
 
   PciFunction function_{};
   unsigned index_ = 0;
+  bool wide_ = false;
   Range range_{};
   uint32_t registers_[6] = {};
 };
