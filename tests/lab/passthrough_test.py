@@ -1,4 +1,4 @@
-"""Passthrough on the kernel's VFIO, with an IOMMU that refuses: peer-to-peer DMA, zaps by their effect, bad input."""
+"""Passthrough on the kernel's VFIO, with an IOMMU that refuses: peer-to-peer DMA, bad input. Zaps: zap_test.py."""
 import json
 
 from machine import FULL, Case, timeout
@@ -74,56 +74,6 @@ class Mixed(Case):
                 for cell, detail in details.items():
                     self.assertEqual((cells[cell]["state"], cells[cell]["detail"]), ("mapped", detail), report["p2p"])
         self.assertIn("== end 0", outcome.out, "a DMA was refused")
-
-
-class Zap(Case):
-    """Each cause, an initiator's DMA before, after and, where decode comes back behind our back, then too."""
-
-    CAUSES = (("ivshmem", "", "decode", "decode-off"), ("ivshmem", "", "move", "bar-moved"),
-              ("nvme,cmb=64M", NVME, "decode", "decode-off"), ("nvme,cmb=64M", NVME, "power", "power-down"),
-              ("nvme,cmb=64M", NVME, "reset", "function-reset"))
-
-    def test_g7_dma_is_refused_after_each_cause(self):
-        for target in ("ivshmem", "nvme,cmb=64M"):
-            causes = [(words, cause, counted) for name, words, cause, counted in self.CAUSES if name == target]
-            script = PREPARE + "".join(f'say {cause}; run zap_dma --cmdline "{words} cause={cause}" {TWO}; report; say end\n'
-                                       for words, cause, _ in causes)
-            outcome = self.in_lab(script, *behind("edu", target), kernel=HOST)
-            runs = outcome.out.split("== report\n")
-            for number, (_, cause, counted) in enumerate(causes):
-                with self.subTest(target=target, cause=cause):
-                    self.assertIn("restored\nstatus 1\n", runs[number], outcome)
-                    report, _, rest = runs[number + 1].partition("\n== end ")
-                    before = int(runs[number].rpartition(f"== {cause} ")[2].split()[0])
-                    self.assertGreater(int(rest.split()[0]), before, "no DMA was refused")
-                    zap = [zap for zap in json.loads(report)["passthrough"]["zaps"]["recent"]
-                           if zap["cause"] == counted and zap["pieces"]][0]
-                    self.assertLessEqual(0, zap["dma_out_us"])
-                    self.assertLessEqual(zap["dma_out_us"], zap["slots_out_us"])
-                    self.assertLessEqual(zap["slots_out_us"], zap["hardware_done_us"])
-
-    # The guest waits twice for a line: after its DMA was refused, and after it tried again.
-    MEDDLE = PREPARE + """
-    command() { printf "\\\\$1\\\\000" | dd of=/sys/bus/pci/devices/$LAB_DEVICE2/config bs=1 seek=4 conv=notrunc 2>/dev/null; }
-    await() { until grep -q "$1" out; do sleep 0.1; kill -0 $vm || return; done; }
-    mkfifo in
-    run zap_dma --cmdline wait %s %s <in >out 2>&1 & vm=$!
-    exec 3>in
-    await ended; say ended; command 006; echo >&3; await again; say again; command 000; echo >&3
-    wait $vm; cat out
-    """
-
-    def test_g7_dma_stays_refused_when_the_host_lets_the_device_decode_behind_our_back(self):
-        outcome = self.in_lab(self.MEDDLE % (TWO, ""), *behind("edu", "ivshmem"), kernel=HOST)
-        counts = [int(line.split()[2]) for line in outcome.out.splitlines() if line.startswith("== ")]
-        self.assertIn("restored\nstatus 1\n", outcome.out, outcome)
-        self.assertGreater(counts[0], 0)
-        self.assertGreater(counts[1], counts[0])
-
-    def test_the_same_without_the_dma_part_of_the_zap_is_found_out(self):
-        outcome = self.in_lab(self.MEDDLE % (TWO, "--failpoint VFIO_IOMMU_UNMAP_DMA=skip"), *behind("edu", "ivshmem"), kernel=HOST)
-        self.assertIn("check 6 failed", outcome.out, outcome)  # the DMA that was to be refused has arrived
-        self.assertIn("== again 0", outcome.out, outcome)
 
 
 class BadInput(Case):
