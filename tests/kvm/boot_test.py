@@ -256,7 +256,11 @@ class ExitStatus(Case):
         code = b"\x0f\x01\x1d" + (lidt_at + 16).to_bytes(4, "little") + b"\x0f\x0b"
         outcome = self.run_code(code.ljust(32, b"\0"))
         self.assertEqual(outcome.status, CRASH, outcome)
-        self.assertIn("vCPU 0: triple fault (rip 0x100007 ", outcome.err)
+        if os.path.exists("/sys/module/kvm_amd"):  # it resets a vCPU that shuts down
+            self.assertIn("vCPU 0: triple fault (rip 0xfff0 ", outcome.err)
+            self.assertIn("KVM has not kept the place", outcome.err)
+        else:
+            self.assertIn("vCPU 0: triple fault (rip 0x100007 ", outcome.err)
 
     def test_of_a_signal(self):
         for code in (SPIN, HALT):

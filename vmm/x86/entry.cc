@@ -75,8 +75,10 @@ Result<> SetEntryState(int vcpu_fd, const EntryState& entry) {
 std::string DescribeRegisters(int vcpu_fd) {
   kvm_regs regs{};
   if (!sys::Ioctl(vcpu_fd, SYS_REQUEST(KVM_GET_REGS), &regs)) return "registers unknown";
-  return fmt::format("rip {:#x} rsp {:#x} rflags {:#x}", uint64_t{regs.rip}, uint64_t{regs.rsp},
-                     uint64_t{regs.rflags});
+  // kvm_amd resets a vCPU that shuts down, because its VMCB is then undefined (svm.c, shutdown_interception).
+  const bool was_reset = regs.rip == 0xfff0 && regs.rsp == 0;
+  return fmt::format("rip {:#x} rsp {:#x} rflags {:#x}{}", uint64_t{regs.rip}, uint64_t{regs.rsp},
+                     uint64_t{regs.rflags}, was_reset ? ", as after power-on: KVM has not kept the place" : "");
 }
 
 }  // namespace crossbar
