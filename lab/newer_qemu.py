@@ -1,6 +1,7 @@
 """A QEMU that has vfio-user-pci, which came with 10.1: Debian 13's backport with all its libraries and its own loader,
 unpacked into the cache. It runs on any release; nothing is installed."""
 import os
+import shutil
 
 import apt
 from cache import need_space, produce
@@ -27,4 +28,4 @@ def _unpack(new):
     os.mkdir(archives)
     for package in apt.download_with_all(PACKAGE, SUITE, apt.TRIXIE, archives):
         apt.unpack(package, new)
-        os.unlink(package)
+    shutil.rmtree(archives)
