@@ -4,17 +4,21 @@ import re
 import subprocess
 import sys
 
-from machine import LAB, Case
+from machine import LAB, MISSING, Case
 
 ENGINE, MEMORY = "1234:11e8", "1af4:1110"
 SUCCESS = 1
 
 
 class Interop(Case):
+    def run_interop(self, *words, **environment):
+        return subprocess.run([sys.executable, "-B", os.path.join(LAB, "interop"), *words], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, check=False,
+                              env={**os.environ, "TMPDIR": self.folder, **environment})
+
     def interop(self, *words):
         """A run in which neither the client nor a server has a complaint."""
-        result = subprocess.run([sys.executable, "-B", os.path.join(LAB, "interop"), *words], capture_output=True, text=True,
-                                stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": self.folder}, check=False)
+        result = self.run_interop(*words)
         # Error recovery is for devices that report errors (AER), and ours have none to report.
         self.assertRegex(result.stderr, r"\A((lab: fetching|.*: Could not enable error recovery) .*\n)*\Z", result)
         self.assertEqual(os.listdir(self.folder), [], "left behind")
@@ -37,6 +41,17 @@ class Interop(Case):
         result = self.interop("p2p_copy")
         self.assertIn("12 copies between RAM and the BAR are right, 12 interrupts\n", result.stdout)
         self.assertEqual(result.returncode, SUCCESS, result)
+
+    def test_a_qemu_that_cannot_be_had(self):
+        cache = os.path.join(self.scratch, "cache")
+        settings = os.path.join(self.scratch, "apt.conf")
+        with open(settings, "w", encoding="ascii") as file:
+            file.write('Acquire::http::Proxy "http://127.0.0.1:9";\nAcquire::https::Proxy "http://127.0.0.1:9";\n'
+                       'Acquire::Retries "0";\n')
+        result = self.run_interop("hello", XDG_CACHE_HOME=cache, APT_CONFIG=settings)
+        self.assertEqual(result.returncode, MISSING, result)
+        self.assertIn("lab: apt-get update failed", result.stderr)
+        self.assertFalse(os.path.exists(os.path.join(cache, "crossbar/lab/newer-qemu")))
 
     def test_configuration_space(self):
         result = self.interop("pci_scan")
