@@ -1,11 +1,14 @@
 """Devices in other processes, passed through over vfio-user: peer-to-peer copies, zaps, and servers that go away."""
+import errno
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 
+from foreign_server import CONFIG, ForeignServer
 from program import HOST_ERROR, PROGRAM, STOPPED, SUCCESS, USAGE, Case
 
 DMA = "model=dma,address-bits=64,id=engine"
@@ -148,6 +151,46 @@ class Servers(Case):
                             (f"socket={mute}", ["--device"]), (f"socket={self.folder}", ["--device"])):
             with self.subTest(spec):
                 self.assert_refused(self.run_guest("hello", "--device", spec), HOST_ERROR, *words)
+
+    def foreign(self, regions=None, **changes):
+        """A server of somebody else's; its socket."""
+        path = os.path.join(self.folder, f"foreign{len(self.files())}")
+        server = ForeignServer(path, regions, **changes)
+        self.addCleanup(server.close)
+        return path
+
+    def test_that_cannot_be_used_are_refused_in_a_line(self):
+        # assert_refused also sees to it that the server of ours, which comes first, has ended.
+        for server, words in (
+                (self.foreign(version=lambda _: struct.pack("<HH", 1, 0) + b"{}\0"), "version 1.0"),
+                (self.foreign(version=lambda _: errno.EINVAL), "VERSION: Invalid argument"),
+                (self.foreign(get_info=lambda _: struct.pack("<IIII", 16, 1, 9, 5)), "not a PCI device"),
+                (self.foreign(regions={CONFIG: bytearray(256)}), "no BARs"),
+                (self.foreign(regions={0: bytearray(4096)}), "no configuration space"),
+                (self.foreign(get_region_info=lambda _: b"short"), "region 0")):
+            with self.subTest(words):
+                self.assert_refused(self.run_guest("hello", "--device", "model=dma", "--device", f"socket={server}"),
+                                    HOST_ERROR, f"--device {server}", words)
+
+    def test_that_may_not_be_reached_are_refused_in_a_line(self):
+        server = self.foreign()
+        os.chmod(server, 0)
+        # Root may reach everything.
+        denied = ("--failpoint", "connect=EACCES") if os.getuid() == 0 else ()
+        self.assert_refused(self.run_guest("hello", "--device", "model=dma", "--device", f"socket={server}", *denied),
+                            HOST_ERROR, f"--device {server}", "Permission denied")
+
+    def test_g7_of_somebody_else_that_keep_a_bar_are_unrevoked(self):
+        server = self.foreign(dma_unmap=lambda _: None)
+        outcome = self.run_guest("zap_dma", "--memory", "64M", "--cmdline", "cause=decode", "--device", DMA,
+                                 "--device", MEMORY, "--device", f"socket={server},id=foreign", "--report", "report.json")
+        self.assertEqual(outcome.status, SUCCESS, outcome)
+        self.assertIn("no answer to DMA_UNMAP in time", outcome.err)
+        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
+            passthrough = json.load(file)["passthrough"]
+        cells = {(cell["initiator"], cell["target"]): cell["state"] for cell in passthrough["p2p"]}
+        self.assertEqual((cells[f"vfio-user {server}", "memory"], cells["engine", "memory"]), ("unrevoked", "mapped"), cells)
+        self.assertEqual([device["lost"] for device in passthrough["devices"]], [False, False, True])
 
     def test_that_make_no_sense_are_a_usage_error(self):
         for spec, word in (("model=gpu", "gpu"), ("model=memory,size=3M", "size"), ("", "names no device"),
