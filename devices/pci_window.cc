@@ -22,31 +22,50 @@ void PciWindow::Remove(const BusDevice* device) {
   entries_.erase(found);
 }
 
-PciWindow::Entry PciWindow::Find(uint64_t address) const {
-  MutexLock lock(mutex_);
+const PciWindow::Entry* PciWindow::Oldest(uint64_t address) const {
   const auto found = std::ranges::find_if(
       entries_, [&](const Entry& entry) { return address - entry.start < entry.size; });
-  return found == entries_.end() ? Entry() : *found;
+  return found == entries_.end() ? nullptr : &*found;
+}
+
+PciWindow::Answer PciWindow::Find(uint64_t address, unsigned size) const {
+  Answer answer;
+  MutexLock lock(mutex_);
+  const Entry* const first = Oldest(address);
+  if (first != nullptr && size <= first->size - (address - first->start)) {
+    answer.whole = *first;
+    return answer;
+  }
+  for (unsigned i = 0; i < size; ++i)
+    if (const Entry* const entry = Oldest(address + i)) answer.bytes[i] = *entry;
+  return answer;
 }
 
 uint64_t PciWindow::Read(uint64_t offset, unsigned size) {
   const uint64_t address = start_ + offset;
-  const Entry entry = Find(address);
-  if (entry.device != nullptr && size <= entry.size - (address - entry.start))
-    return entry.device->Read(address - entry.start, size);
-  if (size == 1) return AllOnes(1);
+  const Answer answer = Find(address, size);
+  if (answer.whole.device != nullptr)
+    return answer.whole.device->Read(address - answer.whole.start, size);
   uint64_t value = 0;
-  for (unsigned i = 0; i < size; ++i) value |= Read(offset + i, 1) << (8 * i);
+  for (unsigned i = 0; i < size; ++i) {
+    const Entry& entry = answer.bytes[i];
+    const uint64_t byte =
+        entry.device != nullptr ? entry.device->Read(address + i - entry.start, 1) : AllOnes(1);
+    value |= byte << (8 * i);
+  }
   return value;
 }
 
 void PciWindow::Write(uint64_t offset, unsigned size, uint64_t value) {
   const uint64_t address = start_ + offset;
-  const Entry entry = Find(address);
-  if (entry.device != nullptr && size <= entry.size - (address - entry.start))
-    return entry.device->Write(address - entry.start, size, value);
-  if (size == 1) return;
-  for (unsigned i = 0; i < size; ++i) Write(offset + i, 1, (value >> (8 * i)) & 0xff);
+  const Answer answer = Find(address, size);
+  if (answer.whole.device != nullptr)
+    return answer.whole.device->Write(address - answer.whole.start, size, value);
+  for (unsigned i = 0; i < size; ++i) {
+    const Entry& entry = answer.bytes[i];
+    if (entry.device != nullptr)
+      entry.device->Write(address + i - entry.start, 1, (value >> (8 * i)) & 0xff);
+  }
 }
 
 }  // namespace crossbar

@@ -2,10 +2,13 @@
 //
 // Shared with the bus it is on. BARs come and go as the guest programs them and may overlap; the one
 // that came first answers, and the next as soon as it has gone. vCPU threads read and write; any
-// thread adds and removes. No lock is held while a BAR's handler runs (G10). An access that crosses
-// the edge of a BAR goes on byte by byte; where nobody decodes it reads all ones and writes nothing.
+// thread adds and removes. No lock is held while a BAR's handler runs (G10). Who answers is settled once
+// for a whole access, before the first handler runs: a BAR that comes meanwhile must not answer the rest of
+// a read that began as all ones. An access that no BAR holds whole goes to each byte's own; where nobody
+// decodes it reads all ones and writes nothing.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -41,8 +44,15 @@ class PciWindow final : public BusDevice {
     uint64_t size = 0;
     std::shared_ptr<BusDevice> device;
   };
-  // The oldest BAR that holds `address`; no device where none does.
-  Entry Find(uint64_t address) const EXCLUDES(mutex_);
+  // Who answers an access: the oldest BAR that holds its first byte, if it holds all of it, else the oldest
+  // of each byte. No device where there is none.
+  struct Answer {
+    Entry whole;
+    std::array<Entry, 8> bytes;
+  };
+  Answer Find(uint64_t address, unsigned size) const EXCLUDES(mutex_);
+  // The oldest BAR that holds `address`, or null.
+  const Entry* Oldest(uint64_t address) const REQUIRES(mutex_);
 
   const uint64_t start_;
   const uint64_t size_;

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <thread>
+
 namespace crossbar {
 namespace {
 
@@ -51,6 +54,46 @@ TEST_F(PciWindowTest, AnAccessOverAnEdgeGoesByBytes) {
   window_.Write(0xf, 2, 0xbbaa);
   EXPECT_EQ(one_->written, std::tuple(0xfu, 1u, 0xaau));
   EXPECT_EQ(two_->written, std::tuple(0u, 1u, 0xbbu));
+}
+
+// Reads as 0x33, and has something happen in the middle of the access.
+class Meddling : public BusDevice {
+ public:
+  explicit Meddling(std::function<void()> meddle) : meddle_(std::move(meddle)) {}
+  uint64_t Read(uint64_t, unsigned size) override {
+    meddle_();
+    return 0x3333333333333333u & AllOnes(size);
+  }
+  void Write(uint64_t, unsigned, uint64_t) override { meddle_(); }
+
+ private:
+  const std::function<void()> meddle_;
+};
+
+TEST_F(PciWindowTest, WhoAnswersIsSettledBeforeTheFirstByte) {
+  window_.Add(0x1000, 0x10, std::make_shared<Meddling>([&] { window_.Add(0x1010, 0x10, two_); }));
+  EXPECT_EQ(window_.Read(0xe, 4), 0xffff3333u) << "a BAR that comes in the middle answers nothing of it";
+  EXPECT_EQ(window_.Read(0xe, 4), 0x22223333u);
+  while (window_.Read(0x10, 1) != 0xff) window_.Remove(two_.get());
+  window_.Write(0xe, 4, 0);
+  EXPECT_EQ(two_->written, decltype(two_->written)());
+}
+
+TEST_F(PciWindowTest, ABarThatComesAndGoesAnswersAllOfAnAccessOrNothing) {
+  std::jthread toggles([&](std::stop_token stop) {
+    while (!stop.stop_requested()) {
+      window_.Add(0x1000, 0x1000, two_);
+      window_.Remove(two_.get());
+    }
+  });
+  unsigned answered = 0;
+  for (int i = 0; i < 100'000 || (answered == 0 && i < 100'000'000); ++i) {
+    const uint64_t value = window_.Read(0x100, 8);
+    if (value == ~0ull) continue;
+    ASSERT_EQ(value, 0x2222222222222222u) << "torn";
+    ++answered;
+  }
+  EXPECT_NE(answered, 0u);
 }
 
 TEST_F(PciWindowTest, ContainsIsRightAtItsEdges) {
