@@ -104,6 +104,12 @@ Ring3Leave:                       // RAX = the result
   addq $40, %rsp
   movl $KERNEL_DS, %ecx
   movl %ecx, %ss
+  // An exit that is not MMIO has to come first: QEMU's SVM leaves the type of the exception that the
+  // guest took in EXITINTINFO of the next exit, though without its valid bit, and KVM since 6.14
+  // refuses to emulate MMIO then (KVM_INTERNAL_ERROR_DELIVERY_EV).
+  movq %rax, %r12
+  cpuid
+  movq %r12, %rax
   popfq
   popq %r15
   popq %r14
