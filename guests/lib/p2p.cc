@@ -23,6 +23,24 @@ constexpr uint8_t kAdvancedStartReset = 1 << 0;
 constexpr uint64_t kResetTime = 100'000;  // microseconds (PCIe 6.0, 6.6.2)
 constexpr uint16_t kDecode = pci::kCommandMemory | pci::kCommandMaster;
 
+// Whether a memory BAR overlaps `range`, which is somewhere above `target`. Only those above it can:
+// the others are not sized, which would interrupt their decode.
+bool Overlapped(const Range& range, const Range& target) {
+  bool overlapped = false;
+  ForEachFunction([&](const PciFunction& function) {
+    for (unsigned i = 0; i < BarRegisters(function); ++i) {
+      const unsigned at = pci::kBar0 + 4 * i;
+      const uint32_t low = ReadConfig32(function.bdf, at);
+      uint64_t start = low & ~15u;
+      if ((low & 7) == 4) start |= uint64_t{ReadConfig32(function.bdf, at + 4)} << 32;
+      Bar bar;
+      if (start <= target.start || !ReadBar(function, i, &bar) || bar.io) continue;
+      overlapped |= start < range.start + range.size && range.start < start + bar.range.size;
+    }
+  });
+  return overlapped;
+}
+
 }  // namespace
 
 bool Target::Find() {
@@ -34,7 +52,10 @@ bool Target::Find() {
   if (!ReadBar(function_, index_, &bar) || bar.range.size == 0 || bar.io) return false;
   range_ = bar.range;
   wide_ = bar.wide;
-  Map({range_.start, 2 * range_.size}, Caching::kUncached);  // kMove goes right above
+  other_ = range_.start + range_.size;
+  while (Overlapped({other_, range_.size}, range_)) other_ += range_.size;
+  Map(range_, Caching::kUncached);
+  Map({other_, range_.size}, Caching::kUncached);
   for (unsigned i = 0; i < 6; ++i) registers_[i] = ReadConfig32(function_.bdf, pci::kBar0 + 4 * i);
   return true;
 }
@@ -80,7 +101,7 @@ bool Target::ResetFunction() {
 bool Target::End(Cause cause) {
   switch (cause) {
     case Cause::kDecode: WriteConfig16(function_.bdf, pci::kCommand, 0); return true;
-    case Cause::kMove: WriteAddress(range_.start + range_.size); return true;
+    case Cause::kMove: WriteAddress(other_); return true;
     case Cause::kPower: {
       const unsigned at = FindCapability(function_.bdf, pci::kCapabilityPowerManagement);
       if (at == 0) return false;

@@ -22,6 +22,7 @@ class Target {
   unsigned bar() const { return index_; }
   uint64_t start() const { return range_.start; }
   uint64_t size() const { return range_.size; }
+  uint64_t other() const { return other_; }  // where kMove puts it: no BAR is there at the start
 
   // What ends decode. kMove ends it at the old address only; kReset is the FLR the device has, PCIe or AF.
   enum class Cause { kDecode, kPower, kReset, kMove };
@@ -40,6 +41,7 @@ class Target {
   unsigned index_ = 0;
   bool wide_ = false;
   Range range_{};
+  uint64_t other_ = 0;
   uint32_t registers_[6] = {};
 };
 

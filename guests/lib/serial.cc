@@ -42,4 +42,8 @@ int SerialRead() {
   return UartRead(uart::kData);
 }
 
+void SerialSkipLine() {
+  while (SerialRead() != '\n') Pause();
+}
+
 }  // namespace guest

@@ -35,4 +35,7 @@ void SerialWrite(const char* text, size_t size);
 // The next byte received, or -1.
 int SerialRead();
 
+// Takes what comes up to the end of a line, and waits for that.
+void SerialSkipLine();
+
 }  // namespace guest
