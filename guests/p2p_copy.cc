@@ -5,7 +5,7 @@
 //
 // For each size: RAM -> engine -> BAR, checked by the CPU; then a pattern of the CPU's in the BAR ->
 // engine -> RAM, checked in RAM. What lies around the copied range must not change. First by polling,
-// then by interrupt where the engine has MSI.
+// then by interrupt: by MSI and by MSI-X, as the engine has them. Sizes go up to what its buffer holds.
 //
 // Check numbers:
 //   1  there is an initiator, and it is alive
@@ -34,6 +34,7 @@ namespace {
 
 constexpr uint8_t kVector = 0x41;
 constexpr uint64_t kMargin = 64;
+constexpr uint64_t kLargest = 64 * 1024;
 constexpr uint64_t kBeside = 0xa5a5a5a5a5a5a5a5;
 
 constinit Edu edu;
@@ -102,11 +103,15 @@ void GuestMain() {
         target.function().bdf.device, target.function().bdf.function, target.bar(), target.start(),
         target.size() / 1024);
   const uint64_t bar = target.start() + CommandLineNumber("at", kPageSize);
-  const uint64_t ram = reinterpret_cast<uint64_t>(AllocatePages(4)) + kPageSize;
+  constexpr uint64_t kSizes[] = {8, 256, Edu::kBufferSize, kLargest};
+  const uint64_t most = edu.buffer_size() < kLargest ? edu.buffer_size() : kLargest;
+  CHECK(2, bar + most + kMargin <= target.start() + target.size(), "it is small");
+  const uint64_t ram =
+      reinterpret_cast<uint64_t>(AllocatePages(3 + most / kPageSize)) + kPageSize;
   unsigned copies = 0;
   const auto run = [&](bool by_interrupt) {
-    constexpr uint64_t kSizes[] = {8, 256, Edu::kBufferSize};
     for (const uint64_t size : kSizes) {
+      if (size > most) continue;
       CopyBothWays(bar, ram, size, 7 + copies, by_interrupt);
       copies += 2;
     }
@@ -115,8 +120,10 @@ void GuestMain() {
   SetTrapHandler(kVector, OnInterrupt);
   const bool msi = edu.UseMsi(kVector);
   if (msi) run(true);
+  const bool msix = edu.UseMsix(kVector);
+  if (msix) run(true);
   Print("%u copies between RAM and the BAR are right, %lu interrupts%s\n", copies, interrupts,
-        msi ? "" : " (no MSI)");
+        msix ? " (MSI-X too)" : msi ? "" : " (no MSI)");
 }
 
 }  // namespace guest

@@ -11,7 +11,10 @@ namespace {
 namespace reg {
 constexpr uint64_t kId = 0x00, kLiveness = 0x04, kInterruptStatus = 0x24, kAcknowledge = 0x64,
                    kSource = 0x80, kDestination = 0x88, kCount = 0x90, kCommand = 0x98;
+// Extensions of our own device server (devices/vfio_user/dma_device.h).
+constexpr uint64_t kMagic = 0xf00, kBufferSize = 0xf08;
 }
+constexpr uint32_t kMagic = 0x58424152;
 constexpr uint64_t kBuffer = 0x40000;  // its address, as the engine sees it
 constexpr uint32_t kRun = 1, kInterrupt = 4;
 
@@ -32,6 +35,11 @@ bool Edu::Alive() const {
   return Read<uint32_t>(registers_ + reg::kLiveness) == ~0x12345678u;
 }
 
+uint64_t Edu::buffer_size() const {
+  if (Read<uint32_t>(registers_ + reg::kMagic) != kMagic) return kBufferSize;
+  return Read<uint64_t>(registers_ + reg::kBufferSize);
+}
+
 bool Edu::UseMsi(uint8_t vector) {
   const unsigned at = FindCapability(function_.bdf, pci::kCapabilityMsi);
   if (at == 0) return false;
@@ -41,7 +49,26 @@ bool Edu::UseMsi(uint8_t vector) {
   if (wide) WriteConfig32(function_.bdf, at + 8, 0);
   WriteConfig16(function_.bdf, at + (wide ? 12 : 8), vector);
   WriteConfig16(function_.bdf, at + 2, static_cast<uint16_t>(control | 1));
-  msi_ = true;
+  interrupts_ = true;
+  return true;
+}
+
+bool Edu::UseMsix(uint8_t vector) {
+  const unsigned at = FindCapability(function_.bdf, pci::kCapabilityMsix);
+  if (at == 0) return false;
+  const uint32_t place = ReadConfig32(function_.bdf, at + 4);
+  Bar bar;
+  if (!ReadBar(function_, place & 7, &bar) || bar.range.size == 0) return false;
+  Map(bar.range, Caching::kUncached);
+  const uint64_t entry = bar.range.start + (place & ~7u);  // of vector 0
+  Write<uint32_t>(entry, static_cast<uint32_t>(kLocalApic) | LocalApicId() << 12);
+  Write<uint32_t>(entry + 4, 0);
+  Write<uint32_t>(entry + 8, vector);
+  Write<uint32_t>(entry + 12, 0);  // not masked
+  if (const unsigned msi = FindCapability(function_.bdf, pci::kCapabilityMsi))
+    WriteConfig16(function_.bdf, msi + 2, ReadConfig16(function_.bdf, msi + 2) & ~1u);
+  WriteConfig16(function_.bdf, at + 2, ReadConfig16(function_.bdf, at + 2) | 0x8000);
+  interrupts_ = true;
   return true;
 }
 
@@ -51,7 +78,7 @@ void Edu::Begin(Direction direction, uint64_t address, uint64_t size, uint64_t o
   Write<uint64_t>(registers_ + reg::kDestination, from ? address : kBuffer + offset);
   Write<uint64_t>(registers_ + reg::kCount, size);
   Write<uint32_t>(registers_ + reg::kCommand,
-                  kRun | static_cast<uint32_t>(direction) | (msi_ ? kInterrupt : 0));
+                  kRun | static_cast<uint32_t>(direction) | (interrupts_ ? kInterrupt : 0));
 }
 
 bool Edu::Finish() const {

@@ -13,7 +13,7 @@ class Edu {
  public:
   static constexpr uint16_t kVendor = 0x1234, kDevice = 0x11e8;
   static constexpr uint32_t kIdentification = 0x010000ed;
-  static constexpr uint64_t kBufferSize = 4096;  // what one transfer can carry
+  static constexpr uint64_t kBufferSize = 4096;  // what one transfer can carry, at least
 
   // Finds the first such device, maps its registers and lets it decode and master the bus. False where
   // there is none.
@@ -22,9 +22,13 @@ class Edu {
   const PciFunction& function() const { return function_; }
   uint64_t registers() const { return registers_; }
   bool Alive() const;
+  // What one transfer can carry: more than kBufferSize where the device is our own `dma` and says so.
+  uint64_t buffer_size() const;
 
-  // Uses MSI from now on: completion raises `vector` on the boot CPU. False without the capability.
+  // Uses MSI or MSI-X, and not the other, from now on: completion raises `vector` on the boot CPU.
+  // False without the capability.
   bool UseMsi(uint8_t vector);
+  bool UseMsix(uint8_t vector);
 
   enum class Direction : uint32_t { kToDevice = 0, kFromDevice = 2 };
   // Starts a transfer between `address` on the bus and its buffer at `offset`.
@@ -43,7 +47,7 @@ class Edu {
  private:
   PciFunction function_{};
   uint64_t registers_ = 0;
-  bool msi_ = false;
+  bool interrupts_ = false;
 };
 
 }  // namespace guest
