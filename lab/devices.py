@@ -15,6 +15,7 @@ OFFERED = {
     "igb": ("Intel 82576 NIC, with vfs=N virtual functions; net=NAME joins it to others", {"vfs", "net"}),
     "e1000e": ("Intel 82574L NIC; net=NAME joins it to others", {"net"}),
     "bochs": ("frame buffer display", set()),
+    "testdev": ("QEMU's pci-testdev: BAR 2 has bar=SIZE (16M) and nothing behind it", {"bar"}),
 }
 COMMON = {"port", "bind"}
 DRIVERS = {"nvme": "nvme", "igb": "igb", "e1000e": "e1000e", "bochs": "bochs"}
@@ -68,8 +69,8 @@ def parse(text, number):
             raise LabError(f"--device {text}: {name} takes {allowed}, each as NAME=VALUE, and not {item!r}", USAGE)
         options[key] = value
     device = Device(name, options, number)
-    if options.get("port", "root") not in ("root", "switch"):
-        raise LabError(f"--device {text}: port is root or switch", USAGE)
+    if options.get("port", "root") not in ("root", "switch", "bridge"):
+        raise LabError(f"--device {text}: port is root, switch or bridge", USAGE)
     if options.get("bind", "vfio") != "vfio":
         raise LabError(f"--device {text}: bind is vfio, or left out", USAGE)
     vfs = options.get("vfs", "0")
@@ -81,7 +82,7 @@ def parse(text, number):
 
 
 class Tree:
-    """Places devices on the root bus, behind root ports, or behind one switch, and collects QEMU's arguments."""
+    """Places devices on the root bus, behind root ports, one switch or one bridge, and collects QEMU's arguments."""
 
     def __init__(self, run_folder):
         self.folder = run_folder
@@ -89,6 +90,8 @@ class Tree:
         self.slot = FIRST_SLOT
         self.downstream = 0
         self.switch = None
+        self.bridge = None
+        self.behind_bridge = 0
         self.nets = {}
 
     def place(self, device):
@@ -121,7 +124,19 @@ class Tree:
                                           f"bus=pcie.0,addr={slot:#x}"]
             device.path = f"0000:00:{slot:02x}.0/0000:*:00.0"
             return f"port{device.number}", "0x0"
+        if port == "bridge":
+            return self._bridge_bus(device)
         return self._switch_bus(device)
+
+    def _bridge_bus(self, device):
+        """Behind a bridge to conventional PCI no IOMMU can tell devices apart: they are one group."""
+        if self.bridge is None:
+            slot = self.bridge = self._next_slot()
+            self.arguments += ["-device", f"pcie-root-port,id=bridgeport,chassis={slot},slot={slot},bus=pcie.0,"
+                                          f"addr={slot:#x}", "-device", "pcie-pci-bridge,id=bridge,bus=bridgeport"]
+        self.behind_bridge += 1
+        device.path = f"0000:00:{self.bridge:02x}.0/0000:*:00.0/0000:*:{self.behind_bridge:02x}.0"
+        return "bridge", f"{self.behind_bridge:#x}"
 
     def _switch_bus(self, device):
         if self.switch is None:
@@ -166,4 +181,6 @@ def _qemu(device):
     if device.name == "nvme":
         cmb = f",cmb_size_mb={power_of_two(options['cmb']) >> 20}" if "cmb" in options else ""
         return f"nvme,drive=disk{number},serial=lab{number}{cmb}"
+    if device.name == "testdev":
+        return f"pci-testdev,membar={power_of_two(options.get('bar', '16M'))}"
     return {"igb": "igb,romfile=", "e1000e": "e1000e,romfile=", "bochs": "bochs-display,romfile="}[device.name]

@@ -53,7 +53,7 @@ def _iommu(kind):
         # 48 bits of addresses, as servers have; 39 are a small PC's: --qemu=-set --qemu=device.iommu.aw-bits=39.
         return ["-device", "intel-iommu,id=iommu,intremap=on,aw-bits=48"]
     if kind == "virtio":
-        return ["-device", "virtio-iommu-pci,addr=0x1"]
+        return ["-device", "virtio-iommu-pci,id=iommu,addr=0x1"]
     if kind == "amd":
         known = subprocess.run([PROGRAM, "-device", "amd-iommu,help"], capture_output=True, text=True,
                                check=False).stdout
