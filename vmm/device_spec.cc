@@ -111,4 +111,19 @@ Result<DeviceSpec> ParseDeviceSpec(const std::string& text) {
   return spec;
 }
 
+Result<> CheckDistinct(const std::vector<DeviceSpec>& specs) {
+  std::set<std::string> sources;  // of models there may be several
+  std::set<std::string> ids;
+  std::set<uint8_t> slots;
+  for (const DeviceSpec& spec : specs) {
+    if (spec.model.empty() && !sources.insert(spec.source()).second)
+      return Fail("{} is given twice", spec.source());
+    if (!ids.insert(spec.id).second)
+      return Fail("two devices have the id {}; give them different id=", spec.id);
+    if (spec.slot && !slots.insert(*spec.slot).second)
+      return Fail("two devices have the slot {:x}", *spec.slot);
+  }
+  return {};
+}
+
 }  // namespace crossbar

@@ -33,4 +33,7 @@ struct DeviceSpec {
 // "socket=PATH", "model=memory,size=16M". The error says what is wrong with which part.
 Result<DeviceSpec> ParseDeviceSpec(const std::string& text);
 
+// Error: two are one device, or have the same id or slot.
+Result<> CheckDistinct(const std::vector<DeviceSpec>& specs);
+
 }  // namespace crossbar

@@ -68,5 +68,21 @@ TEST(DeviceSpec, SaysWhatIsWrong) {
   EXPECT_THAT(error("socket=/a,size=16M"), HasSubstr("there is no size="));
 }
 
+TEST(DeviceSpec, SeveralAreToldApart) {
+  const auto error = [](std::initializer_list<const char*> texts) -> std::string {
+    std::vector<DeviceSpec> specs;
+    for (const char* text : texts) specs.push_back(*ParseDeviceSpec(text));
+    const Result<> distinct = CheckDistinct(specs);
+    return distinct ? "none" : distinct.error().message();
+  };
+  using ::testing::HasSubstr;
+  EXPECT_EQ(error({"01:00.0", "01:00.1", "model=dma,id=a", "model=dma,id=b,slot=3"}), "none");
+  EXPECT_THAT(error({"01:00.0", "path=/sys/bus/pci/devices/0000:01:00.0,id=b"}),
+              HasSubstr("0000:01:00.0 is given twice"));
+  EXPECT_THAT(error({"socket=/a,id=a", "socket=/a,id=b"}), HasSubstr("/a is given twice"));
+  EXPECT_THAT(error({"model=dma", "model=dma"}), HasSubstr("the id dma"));
+  EXPECT_THAT(error({"01:00.0,slot=3", "01:00.1,slot=3"}), HasSubstr("the slot 3"));
+}
+
 }  // namespace
 }  // namespace crossbar

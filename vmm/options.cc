@@ -247,6 +247,7 @@ Result<RunOptions> ParseRunOptions(const std::vector<std::string>& arguments) {
   }
   for (const std::string& device : given.List("device"))
     options.devices.push_back(TRY(given.Checked("device", ParseDeviceSpec(device))));
+  TRY(given.Checked("device", CheckDistinct(options.devices)));
   options.failpoints = given.List("failpoint");
   for (const std::string& rule : options.failpoints)
     TRY(given.Checked("failpoint", failpoints::Check(rule)));

@@ -1,12 +1,14 @@
 #include "vmm/passthrough.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <algorithm>
-#include <set>
+#include <cerrno>
 #include <utility>
 
 #include "base/kvm_uapi.h"
+#include "base/log.h"
 #include "base/sys.h"
 #include "devices/vfio_user/child_server.h"
 #include "devices/vfio_user/client.h"
@@ -32,21 +34,6 @@ Result<std::vector<std::byte>> ReadRom(const std::string& path) {
   return bytes;
 }
 
-Result<> CheckDistinct(const std::vector<DeviceSpec>& specs) {
-  std::set<std::string> sources;  // of models there may be several
-  std::set<std::string> ids;
-  std::set<uint8_t> slots;
-  for (const DeviceSpec& spec : specs) {
-    if (spec.model.empty() && !sources.insert(spec.source()).second)
-      return Fail("--device {} is given twice", spec.source());
-    if (!ids.insert(spec.id).second)
-      return Fail("two --device have the id {}; give them different id=", spec.id);
-    if (spec.slot && !slots.insert(*spec.slot).second)
-      return Fail("two --device have the slot {:x}", *spec.slot);
-  }
-  return {};
-}
-
 Result<std::unique_ptr<VfioBackend>> OpenBackend(VfioHost& host, const DeviceSpec& spec) {
   if (!spec.host.empty()) return TRY(host.OpenDevice(spec.host));
   if (!spec.socket.empty()) return TRY(vfio_user::VfioUserBackend::Connect(spec.socket));
@@ -54,6 +41,41 @@ Result<std::unique_ptr<VfioBackend>> OpenBackend(VfioHost& host, const DeviceSpe
   options.name = spec.id;
   options.arguments = spec.model_arguments;
   return TRY(vfio_user::ChildServer::StartBackend(options));
+}
+
+// RLIMIT_MEMLOCK counts guest RAM that is pinned, once for each container, and no BARs
+// (vfio_iommu_type1.c, vfio_pin_pages_remote).
+Error WithMemlock(Error error, uint64_t bytes) {
+  rlimit limit{};
+  if (error.code() != ENOMEM || ::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
+      limit.rlim_cur == RLIM_INFINITY)
+    return error;
+  return std::move(error).WithHint(fmt::format(
+      "DMA locks all guest RAM, {} KiB, and the limit on that is {}: ulimit -l {}, or memlock in "
+      "/etc/security/limits.conf", bytes / kKiB, limit.rlim_cur / kKiB, bytes / kKiB));
+}
+
+Result<> TellKvm(const Fd& kvm_vfio, uint64_t what, int group) {
+  kvm_device_attr attribute{};
+  attribute.group = KVM_DEV_VFIO_GROUP;
+  attribute.attr = what;
+  attribute.addr = reinterpret_cast<uint64_t>(&group);
+  TRY(sys::Ioctl(kvm_vfio.get(), SYS_REQUEST(KVM_SET_DEVICE_ATTR), &attribute));
+  return {};
+}
+
+// What no window holds alone, whatever else there is.
+Result<> CheckBarsFit(const VfioBackend& backend, const PlatformInfo::Pci& pci) {
+  const uint64_t largest = std::max(pci.window32.size, pci.window64.size);
+  for (unsigned bar = 0; bar < Bars::kRom; ++bar) {
+    const uint64_t size = backend.region(bar).size;
+    if (size <= largest) continue;
+    return std::unexpected(
+        Error::Of("BAR {} has {} GiB, and the IOMMU and the processor leave a PCI window of {} GiB",
+                  bar, size / kGiB, largest / kGiB)
+            .WithHint("leave the device out, or take a host whose IOMMU translates more addresses"));
+  }
+  return {};
 }
 
 // The first device number that neither a device nor a --device has.
@@ -68,7 +90,6 @@ Result<uint8_t> FreeSlot(PciRoot& pci) {
 }  // namespace
 
 Result<std::unique_ptr<Passthrough>> Passthrough::Open(const std::vector<DeviceSpec>& specs) {
-  TRY(CheckDistinct(specs));
   std::unique_ptr<Passthrough> passthrough(new Passthrough);
   for (const DeviceSpec& spec : specs) {
     const auto within = [&] { return fmt::format("--device {}", spec.source()); };
@@ -88,14 +109,37 @@ Result<> Passthrough::RegisterGroups(int vm_fd) {
   create.type = KVM_DEV_TYPE_VFIO;
   TRY(sys::Ioctl(vm_fd, SYS_REQUEST(KVM_CREATE_DEVICE), &create));
   kvm_vfio_ = Fd(static_cast<int>(create.fd));
-  for (const int group : host_.group_fds()) {
-    kvm_device_attr attribute{};
-    attribute.group = KVM_DEV_VFIO_GROUP;
-    attribute.attr = KVM_DEV_VFIO_GROUP_ADD;
-    attribute.addr = reinterpret_cast<uint64_t>(&group);
-    TRY(sys::Ioctl(kvm_vfio_.get(), SYS_REQUEST(KVM_SET_DEVICE_ATTR), &attribute));
+  for (const int group : host_.group_fds())
+    TRY(TellKvm(kvm_vfio_, KVM_DEV_VFIO_GROUP_ADD, group));
+  return {};
+}
+
+Result<> Passthrough::AddDomains(const Machine& machine) {
+  for (const auto& container : host_.containers()) {
+    Result<AddressSpace::DomainHandle> handle = machine.space.AddDomain(*container);
+    if (!handle) {
+      uint64_t ram = 0;
+      for (const GuestRange& bank : machine.platform.ram) ram += bank.size;
+      return std::unexpected(
+          WithMemlock(std::move(handle).error(), ram * host_.containers().size()));
+    }
+    MutexLock lock(domains_mutex_);
+    domains_.emplace(container.get(), *std::move(handle));
   }
   return {};
+}
+
+// The order: as long as KVM has the group it stays open, and a container gives up all that is mapped in
+// it when its last group leaves, which would be news to the AddressSpace.
+void Passthrough::LetGroupGo(int group_fd, VfioContainer* container) {
+  if (kvm_vfio_.valid()) {
+    const Result<> told = TellKvm(kvm_vfio_, KVM_DEV_VFIO_GROUP_DEL, group_fd);
+    if (!told) LogWarning("KVM keeps a group that has no device left: {}", told.error().message());
+  }
+  if (container == nullptr) return;
+  std::map<const VfioContainer*, AddressSpace::DomainHandle>::node_type ended;
+  MutexLock lock(domains_mutex_);
+  ended = domains_.extract(container);
 }
 
 Result<> Passthrough::ConnectWindows(const Machine& machine) {
@@ -112,15 +156,13 @@ Result<> Passthrough::ConnectWindows(const Machine& machine) {
 
 Result<> Passthrough::Connect(const Machine& machine) {
   pci_ = &machine.pci;
+  host_.OnLeave([this](int group, VfioContainer* container) { LetGroupGo(group, container); });
   if (!host_.containers().empty()) TRY(RegisterGroups(machine.vm_fd));
   interrupts_ = std::make_unique<KvmInterruptRouter>(machine.vm_fd, machine.platform.ioapic_pins,
                                                      machine.most_routes);
   watcher_ = TRY(WatcherThread::Start());
   TRY(ConnectWindows(machine));
-  for (const auto& container : host_.containers()) {
-    AddressSpace::DomainHandle handle = TRY(machine.space.AddDomain(*container));
-    domains_.push_back(std::move(handle));
-  }
+  TRY(AddDomains(machine));
   // Those that ask for a slot come first, so that no other takes it.
   for (const bool asks : {true, false}) {
     for (Opened& opened : opened_) {
@@ -136,6 +178,7 @@ Result<> Passthrough::Connect(const Machine& machine) {
 
 Result<> Passthrough::ConnectDevice(const Machine& machine, Opened opened) {
   const uint8_t slot = opened.spec.slot ? *opened.spec.slot : TRY(FreeSlot(machine.pci));
+  TRY(CheckBarsFit(*opened.backend, machine.platform.pci));
   PassthroughFunction::Settings settings;
   settings.id = opened.spec.id;
   settings.p2p = opened.spec.p2p;
@@ -154,11 +197,11 @@ Result<> Passthrough::AssignResources() {
   return pci_ == nullptr ? Result<>() : AssignPciResources(*pci_, layout_);
 }
 
-// G11: BARs leave every domain before a device's file closes, and the domains end after both.
+// G11: BARs leave every domain before a device's file closes. A domain ends after the last device in it.
 void Passthrough::Close() {
   for (const auto& function : functions_) function->Close();
   functions_.clear();
-  domains_.clear();
+  opened_.clear();  // where Connect failed
   watcher_.reset();
 }
 

@@ -1,12 +1,14 @@
 // Passthrough: the passed-through devices of one VM: opened before the machine is laid out, connected
 // to it after, closed before it ends.
 //
-// Owned by Vm. Main thread.
+// Owned by Vm. Main thread, but for LetGroupGo.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <vector>
 
+#include "base/locks.h"
 #include "base/result.h"
 #include "boot/platform_info.h"
 #include "devices/bus.h"
@@ -48,7 +50,7 @@ class Passthrough {
   // As firmware does, before each boot.
   Result<> AssignResources();
 
-  // Every device is taken away and closed; then the domains end.
+  // Every device is taken away and closed, and the domains end with their last ones.
   void Close();
 
   const std::vector<std::shared_ptr<PassthroughFunction>>& functions() const { return functions_; }
@@ -63,6 +65,9 @@ class Passthrough {
 
   Passthrough() = default;
   Result<> RegisterGroups(int vm_fd);
+  Result<> AddDomains(const Machine& machine) EXCLUDES(domains_mutex_);
+  // A group has lost its last device: on whatever thread closed that.
+  void LetGroupGo(int group_fd, VfioContainer* container) EXCLUDES(domains_mutex_);
   Result<> ConnectWindows(const Machine& machine);
   Result<> ConnectDevice(const Machine& machine, Opened opened);
 
@@ -74,7 +79,8 @@ class Passthrough {
   Fd kvm_vfio_;
   std::unique_ptr<KvmInterruptRouter> interrupts_;
   std::unique_ptr<WatcherThread> watcher_;
-  std::vector<AddressSpace::DomainHandle> domains_;
+  Mutex domains_mutex_;
+  std::map<const VfioContainer*, AddressSpace::DomainHandle> domains_ GUARDED_BY(domains_mutex_);
   Bars::Windows windows_;
   PciRoot* pci_ = nullptr;
   PciWindows layout_;

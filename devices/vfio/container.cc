@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/vfio.h>
-#include <sys/resource.h>
 
 #include <cerrno>
 #include <cstring>
@@ -16,18 +15,8 @@ namespace {
 
 Error WithoutRemapping(Error error) {
   return std::move(error).WithHint(
-      "the host must be able to remap interrupts (intremap of the IOMMU), or the risk be taken with "
-      "the parameter allow_unsafe_interrupts=1 of vfio_iommu_type1");
-}
-
-// RLIMIT_MEMLOCK counts guest RAM that is pinned, not BARs (vfio_iommu_type1.c, vfio_pin_pages_remote).
-Error WithMemlock(Error error, uint64_t size) {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
-    return error;
-  return std::move(error).WithHint(fmt::format(
-      "all guest RAM is locked: raise RLIMIT_MEMLOCK (ulimit -l), now {} KiB, by at least {} KiB",
-      limit.rlim_cur / kKiB, size / kKiB));
+      "the IOMMU does not remap interrupts: turn that on in the firmware (VT-d, x2APIC), or let "
+      "devices forge interrupts: echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts");
 }
 
 }  // namespace
@@ -35,15 +24,18 @@ Error WithMemlock(Error error, uint64_t size) {
 Result<std::unique_ptr<VfioContainer>> VfioContainer::Open(const HostRoots& roots, unsigned number) {
   const std::string path = roots.dev + "/vfio/vfio";
   auto fd = sys::Open(path, O_RDWR);
-  if (!fd)
-    return std::unexpected(std::move(fd).error().WithHint("load the module vfio-pci"));
+  if (!fd) {
+    const bool denied = fd.error().code() == EACCES;
+    return std::unexpected(std::move(fd).error().WithHint(
+        denied ? "give all users access, as udev does: chmod 666 " + path
+               : "load VFIO: modprobe vfio-pci"));
+  }
   const int version = TRY(sys::Ioctl(fd->get(), SYS_REQUEST(VFIO_GET_API_VERSION)));
   if (version != VFIO_API_VERSION)
     return Fail("{} speaks version {} of VFIO, not {}", path, version, VFIO_API_VERSION);
   if (TRY(sys::Ioctl(fd->get(), SYS_REQUEST(VFIO_CHECK_EXTENSION), VFIO_TYPE1v2_IOMMU)) == 0) {
     return std::unexpected(Error::Of("the kernel offers no VFIO type 1 IOMMU")
-                               .WithHint("load the module vfio_iommu_type1, and see that the IOMMU "
-                                         "is on (intel_iommu=on on the kernel's command line)"));
+                               .WithHint("load it: modprobe vfio_iommu_type1"));
   }
   return std::unique_ptr<VfioContainer>(
       new VfioContainer(fmt::format("type1 container {}", number), *std::move(fd)));
@@ -109,8 +101,6 @@ Result<std::string> VfioContainer::Map(GuestRange range, const Backing& backing,
                            [&] { return fmt::format("{}", range); });
   if (mapped) return "mmap";
   Error error = std::move(mapped).error();
-  if (backing.kind == Backing::Kind::kRam && error.code() == ENOMEM)
-    return std::unexpected(WithMemlock(std::move(error), range.size));
   if (error.code() == EINVAL)
     return std::unexpected(std::move(error).Within("outside what the IOMMU translates"));
   return std::unexpected(std::move(error));

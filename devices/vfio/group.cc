@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <vector>
 
 #include "base/sys.h"
@@ -21,20 +22,18 @@ bool Blocks(const HostPciDevice& device) {
 }
 
 Error NotViable(const HostRoots& roots, unsigned number) {
-  std::string blockers;
-  std::string first;
-  if (const auto devices = DevicesOfGroup(roots, number)) {
-    for (const HostPciDevice& device : *devices) {
-      if (!Blocks(device)) continue;
-      if (first.empty()) first = device.address;
-      blockers += fmt::format("{}{} has driver {}", blockers.empty() ? "" : ", ", device.address,
-                              device.driver);
-    }
-  }
-  return Error::Of("IOMMU group {} cannot be used while a driver of the host has a part of it: {}",
-                   number, blockers.empty() ? "the kernel does not say which" : blockers)
-      .WithHint(fmt::format("bind all of the group to vfio-pci: driverctl set-override {} vfio-pci",
-                            first.empty() ? "ADDRESS" : first));
+  std::vector<HostPciDevice> blockers;
+  if (auto devices = DevicesOfGroup(roots, number))
+    std::ranges::copy_if(*devices, std::back_inserter(blockers), Blocks);
+  if (blockers.empty())
+    return Error::Of("IOMMU group {} is not viable, and no driver of the host has a part of it", number)
+        .WithHint("see what the kernel says (dmesg)");
+  std::string list;
+  for (const HostPciDevice& device : blockers)
+    list += fmt::format("{}{} is bound to {}", list.empty() ? "" : ", ", device.address, device.driver);
+  return Error::Of("IOMMU group {} goes to one user as a whole, and drivers of the host have parts of "
+                   "it: {}", number, list)
+      .WithHint("bind them: " + HowToBind(roots, blockers));
 }
 
 }  // namespace
@@ -49,7 +48,7 @@ Result<std::unique_ptr<VfioGroup>> VfioGroup::Open(const HostRoots& roots, unsig
                                  .WithHint(fmt::format("fuser -v {} names it", path)));
     if (error.code() == EACCES || error.code() == EPERM)
       return std::unexpected(std::move(error).WithHint(
-          fmt::format("give your user read and write access to {}, or run as root", path)));
+          fmt::format("give your user read and write access: chown USER {}", path)));
     return std::unexpected(std::move(error));
   }
   vfio_group_status status{};

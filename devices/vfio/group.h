@@ -1,7 +1,8 @@
 // VfioGroup: an IOMMU group, opened. Devices that the IOMMU cannot tell apart are one group, and go to
 // one user together (Documentation/driver-api/vfio.rst).
 //
-// Owned by VfioHost. Main thread.
+// Owned by the devices that were opened from it (KernelBackend). Opened on the main thread; closes on
+// any.
 #pragma once
 
 #include <memory>

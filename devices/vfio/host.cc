@@ -17,11 +17,14 @@ Result<HostPciDevice> FindUsable(const HostRoots& roots, const std::string& addr
             .WithHint("turn the IOMMU on in the firmware and on the kernel's command line "
                       "(intel_iommu=on; AMD's is on where the firmware has it on)"));
   }
+  if (device.bridge)
+    return std::unexpected(Error::Of("{} is a bridge, which VFIO does not pass through", address)
+                               .WithHint("name a device behind it"));
   if (device.driver != "vfio-pci") {
     return std::unexpected(
         Error::Of("{} is bound to {}, not to vfio-pci", address,
                   device.driver.empty() ? "no driver" : device.driver)
-            .WithHint(fmt::format("driverctl set-override {} vfio-pci", address)));
+            .WithHint("bind it: " + HowToBind(roots, {device})));
   }
   return device;
 }
@@ -56,12 +59,41 @@ Result<VfioContainer*> VfioHost::ContainerFor(const VfioGroup& group) {
   return containers_.emplace_back(std::move(container)).get();
 }
 
-Result<VfioHost::Group*> VfioHost::AttachGroup(unsigned number) {
-  if (const auto found = groups_.find(number); found != groups_.end()) return &found->second;
-  std::unique_ptr<VfioGroup> group = TRY(VfioGroup::Open(roots_, number));
+Result<VfioHost::Attached> VfioHost::AttachGroup(unsigned number) {
+  {
+    MutexLock lock(mutex_);
+    if (const auto found = groups_.find(number); found != groups_.end())
+      return Attached{found->second.group.lock(), found->second.container};
+  }
+  std::unique_ptr<VfioGroup> opened = TRY(VfioGroup::Open(roots_, number));
   VfioContainer* const container = TRY(Within(
-      ContainerFor(*group), [&] { return fmt::format("cannot attach IOMMU group {}", number); }));
-  return &groups_.emplace(number, Group{std::move(group), container}).first->second;
+      ContainerFor(*opened), [&] { return fmt::format("cannot attach IOMMU group {}", number); }));
+  const std::shared_ptr<const VfioGroup> group(opened.release(), [this](const VfioGroup* last) {
+    Leave(*last);
+    delete last;
+  });
+  MutexLock lock(mutex_);
+  groups_[number] = {group, container};
+  return Attached{group, container};
+}
+
+void VfioHost::OnLeave(LeaveHandler handler) {
+  MutexLock lock(mutex_);
+  on_leave_ = std::move(handler);
+}
+
+void VfioHost::Leave(const VfioGroup& group) {
+  LeaveHandler handler;
+  VfioContainer* container = nullptr;
+  {
+    MutexLock lock(mutex_);
+    container = groups_.at(group.number()).container;
+    groups_.erase(group.number());
+    for (const auto& [number, other] : groups_)
+      if (other.container == container) container = nullptr;
+    handler = on_leave_;
+  }
+  if (handler) handler(group.fd(), container);
 }
 
 // Between `opened` and those before it, either way.
@@ -83,10 +115,11 @@ void VfioHost::NotePeers(Opened opened) {
 
 Result<std::unique_ptr<KernelBackend>> VfioHost::OpenDevice(const std::string& address) {
   const HostPciDevice device = TRY(FindUsable(roots_, address));
-  const Group* const group = TRY(AttachGroup(*device.group));
-  Fd fd = TRY(group->group->OpenDevice(address));
-  std::unique_ptr<KernelBackend> backend = TRY(KernelBackend::Create(device, std::move(fd)));
-  NotePeers({device, group->container, TurnsOf(device)});
+  Attached attached = TRY(AttachGroup(*device.group));
+  Fd fd = TRY(attached.group->OpenDevice(address));
+  std::unique_ptr<KernelBackend> backend =
+      TRY(KernelBackend::Create(device, std::move(attached.group), std::move(fd)));
+  NotePeers({device, attached.container, TurnsOf(device)});
   return backend;
 }
 
@@ -110,8 +143,10 @@ Result<std::vector<GuestRange>> VfioHost::Unusable() const {
 }
 
 std::vector<int> VfioHost::group_fds() const {
+  MutexLock lock(mutex_);
   std::vector<int> fds;
-  for (const auto& [number, entry] : groups_) fds.push_back(entry.group->fd());
+  for (const auto& [number, entry] : groups_)
+    if (const auto group = entry.group.lock()) fds.push_back(group->fd());
   return fds;
 }
 

@@ -1,15 +1,17 @@
 // VfioHost: the kernel's VFIO as one VM uses it: groups, containers, and the devices opened from them.
 //
 // Owned by Vm, which opens all devices before it lays out guest memory: what an IOMMU translates is
-// known only then, and shrinks with each group (decisions/). It outlives every backend it made. Main
-// thread.
+// known only then, and shrinks with each group (decisions/). It outlives every backend it made. Devices
+// are opened on the main thread; they may close on any.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/locks.h"
 #include "base/result.h"
 #include "devices/vfio/container.h"
 #include "devices/vfio/group.h"
@@ -25,7 +27,13 @@ class VfioHost {
 
   // Attaches the device's group if it is not yet, to the first container that takes it, and opens the
   // device. Errors say what to do: no such device, not bound to vfio-pci, no IOMMU, in use, and so on.
-  Result<std::unique_ptr<KernelBackend>> OpenDevice(const std::string& address);
+  Result<std::unique_ptr<KernelBackend>> OpenDevice(const std::string& address) EXCLUDES(mutex_);
+
+  // A group is given back to the host as its last device closes: no driver of the host could have
+  // that otherwise. `handler` runs before, on the thread that closes the device: the group's file, and
+  // the container if no other group is left in it, else null.
+  using LeaveHandler = std::function<void(int group_fd, VfioContainer* container)>;
+  void OnLeave(LeaveHandler handler) EXCLUDES(mutex_);
 
   // Where guest memory must not be, for PlatformInfo: what some container does not translate, and what
   // some device's requests do not come through to it with (devices/vfio/topology.h). Ascending.
@@ -33,11 +41,15 @@ class VfioHost {
 
   const std::vector<std::unique_ptr<VfioContainer>>& containers() const { return containers_; }
   // For KVM's VFIO device (Documentation/virt/kvm/devices/vfio.rst).
-  std::vector<int> group_fds() const;
+  std::vector<int> group_fds() const EXCLUDES(mutex_);
 
  private:
   struct Group {
-    std::unique_ptr<VfioGroup> group;
+    std::weak_ptr<const VfioGroup> group;  // its devices own it
+    VfioContainer* container = nullptr;
+  };
+  struct Attached {
+    std::shared_ptr<const VfioGroup> group;
     VfioContainer* container = nullptr;
   };
   struct Opened {
@@ -46,15 +58,17 @@ class VfioHost {
     std::vector<PciTurn> turns;
   };
 
-  Result<Group*> AttachGroup(unsigned number);
+  Result<Attached> AttachGroup(unsigned number) EXCLUDES(mutex_);
+  void Leave(const VfioGroup& group) EXCLUDES(mutex_);
   Result<VfioContainer*> ContainerFor(const VfioGroup& group);
   void NotePeers(Opened opened);
 
   const HostRoots roots_;
-  // Groups leave their containers as they close, so they go first.
-  std::vector<std::unique_ptr<VfioContainer>> containers_;
-  std::map<unsigned, Group> groups_;
-  std::vector<Opened> opened_;
+  std::vector<std::unique_ptr<VfioContainer>> containers_;  // constant once all devices are open
+  std::vector<Opened> opened_;                              // so is this
+  mutable Mutex mutex_;
+  std::map<unsigned, Group> groups_ GUARDED_BY(mutex_);
+  LeaveHandler on_leave_ GUARDED_BY(mutex_);
 };
 
 }  // namespace crossbar

@@ -38,8 +38,10 @@ std::vector<VfioBackend::Area> MappableAreas(const VfioInfo<vfio_region_info>& i
 
 }  // namespace
 
-Result<std::unique_ptr<KernelBackend>> KernelBackend::Create(HostPciDevice device, Fd fd) {
-  std::unique_ptr<KernelBackend> backend(new KernelBackend(std::move(device), std::move(fd)));
+Result<std::unique_ptr<KernelBackend>> KernelBackend::Create(
+    HostPciDevice device, std::shared_ptr<const VfioGroup> group, Fd fd) {
+  std::unique_ptr<KernelBackend> backend(
+      new KernelBackend(std::move(device), std::move(group), std::move(fd)));
   TRY(backend->Query());
   return backend;
 }

@@ -2,7 +2,7 @@
 // drivers/vfio/pci/vfio_pci_core.c).
 //
 // Owned by a PassthroughFunction; see devices/passthrough/backend.h for who calls what. Its mappings of
-// BARs end with it, before its descriptor closes.
+// BARs end with it, before its descriptor closes, and that closes before the group may.
 #pragma once
 
 #include <array>
@@ -12,6 +12,7 @@
 
 #include "base/fd.h"
 #include "devices/passthrough/backend.h"
+#include "devices/vfio/group.h"
 #include "devices/vfio/sysfs.h"
 #include "memory/host_mapping.h"
 
@@ -20,7 +21,8 @@ namespace crossbar {
 class KernelBackend : public VfioBackend {
  public:
   // `fd` is the device's own. Error: it is no PCI device, or a query of it fails.
-  static Result<std::unique_ptr<KernelBackend>> Create(HostPciDevice device, Fd fd);
+  static Result<std::unique_ptr<KernelBackend>> Create(HostPciDevice device,
+                                                       std::shared_ptr<const VfioGroup> group, Fd fd);
 
   std::string name() const override { return device_.address; }
   Region region(unsigned index) const override;
@@ -51,7 +53,8 @@ class KernelBackend : public VfioBackend {
     uint64_t offset = 0;
   };
 
-  KernelBackend(HostPciDevice device, Fd fd) : device_(std::move(device)), fd_(std::move(fd)) {}
+  KernelBackend(HostPciDevice device, std::shared_ptr<const VfioGroup> group, Fd fd)
+      : device_(std::move(device)), group_(std::move(group)), fd_(std::move(fd)) {}
 
   Result<> Query();
   Result<> QueryRegion(unsigned index);
@@ -59,6 +62,7 @@ class KernelBackend : public VfioBackend {
                    std::span<const int> data);
 
   const HostPciDevice device_;
+  const std::shared_ptr<const VfioGroup> group_;
   const Fd fd_;
   bool can_reset_ = false;
   std::array<RegionInfo, kRegions> regions_;

@@ -1,5 +1,6 @@
 #include "devices/vfio/sysfs.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <sstream>
@@ -63,6 +64,7 @@ Result<HostPciDevice> FindHostPciDevice(const HostRoots& roots, const std::strin
     if (std::from_chars(number.data(), number.data() + number.size(), group).ec == std::errc())
       device.group = group;
   }
+  device.bridge = TRY(sys::ReadText(device.path + "/class")).starts_with("0x0604");
   device.resources = ParseResources(TRY(sys::ReadText(device.path + "/resource")));
   return device;
 }
@@ -73,6 +75,21 @@ Result<std::vector<HostPciDevice>> DevicesOfGroup(const HostRoots& roots, unsign
   for (const std::string& name : TRY(sys::ListFolder(folder)))
     devices.push_back(TRY(FindHostPciDevice(roots, name)));
   return devices;
+}
+
+std::string HowToBind(const HostRoots& roots, const std::vector<HostPciDevice>& devices) {
+  const std::string bus = roots.sys + "/bus/pci";
+  std::string command;
+  if (!sys::RealPath(bus + "/drivers/vfio-pci")) command = "modprobe vfio-pci; ";
+  for (const HostPciDevice& device : devices) {
+    const std::string folder = bus + "/devices/" + device.address;
+    command += fmt::format("echo vfio-pci >{}/driver_override; ", folder);
+    if (!device.driver.empty())
+      command += fmt::format("echo {} >{}/driver/unbind; ", device.address, folder);
+    command += fmt::format("echo {} >{}/drivers_probe; ", device.address, bus);
+  }
+  command.resize(command.size() - std::min<size_t>(command.size(), 2));
+  return command;
 }
 
 }  // namespace crossbar

@@ -23,6 +23,7 @@ struct HostPciDevice {
   std::string address;  // "0000:01:00.0"
   std::string path;     // its folder in sysfs, without links
   std::string driver;   // "" where none is bound
+  bool bridge = false;  // PCI-to-PCI: VFIO takes none
   std::optional<unsigned> group;
   std::array<PhysicalRange, 7> resources;  // the six BARs and the ROM; size 0: none
 };
@@ -35,5 +36,8 @@ Result<HostPciDevice> FindHostPciDevice(const HostRoots& roots, const std::strin
 
 // All devices of IOMMU group `group`.
 Result<std::vector<HostPciDevice>> DevicesOfGroup(const HostRoots& roots, unsigned group);
+
+// The shell command that takes `devices` from their drivers and gives them to vfio-pci.
+std::string HowToBind(const HostRoots& roots, const std::vector<HostPciDevice>& devices);
 
 }  // namespace crossbar
