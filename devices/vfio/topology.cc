@@ -3,7 +3,6 @@
 #include <linux/pci_regs.h>
 
 #include <algorithm>
-#include <cstring>
 #include <sstream>
 #include <utility>
 

@@ -32,7 +32,7 @@ class HugePages(Case):
     # BARs of a few pages, which are mapped first: no large address is aligned by luck.
     SCRIPT = PREPARE + """
     mount -t debugfs none /sys/kernel/debug 2>/dev/null
-    pages() { cat /sys/kernel/debug/kvm/*-*/pages_$1; }
+    pages() { cat /sys/kernel/debug/kvm/pages_$1; }  # of all VMs: there may be another, which does nothing
     await() { until grep -q "$1" out; do sleep 0.1; kill -0 $vm || break; done; }
     touch_bar() {
       run touch --device $LAB_DEVICE3 --device $1 <in >out 2>&1 & vm=$!
@@ -61,7 +61,7 @@ class Unguarded(Case):
     run p2p_copy %s
     run bars %s --device $LAB_DEVICE3,id=apart; report
     echo "== host"
-    for bridge in /sys/devices/pci0000:00/0000:*/0000:*; do
+    for bridge in /sys/devices/pci0000:00/0000:??:??.?/0000:??:??.?; do
       [ "$(cat $bridge/class)" != 0x060400 ] || awk '$3 ~ /2..$/ && $2 != 0 { print $1, $2 }' $bridge/resource
     done
     """ % (TWO, TWO)
