@@ -469,9 +469,11 @@ class VfioUserSweep : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(VfioUserSweep, FailsCleanlyWhicheverSystemCallFails) {
   constexpr Connection::Limits kQuick{milliseconds(60), milliseconds(60), milliseconds(60)};
-  uint64_t fired = 1;
-  int runs = 0;
-  for (; fired != 0 && runs < 200; ++runs) {
+  // How often a call is made can depend on timing (what has arrived needs no poll): one run without a fault is not the end.
+  constexpr int kQuietAtTheEnd = 4;
+  int with_a_fault = 0;
+  int quiet = 0;
+  for (int runs = 0; quiet < kQuietAtTheEnd && runs < 200; ++runs) {
     const size_t before = OpenDescriptors();
     {
       ClientMachine machine(milliseconds(100));
@@ -480,13 +482,18 @@ TEST_P(VfioUserSweep, FailsCleanlyWhicheverSystemCallFails) {
       ASSERT_TRUE(failpoints::Arm(fmt::format("{}#{}=ENOMEM*1", GetParam(), runs + 1)));
       auto backend = ClientMachine::Connect(server.TakeClientEnd(), kQuick);
       if (backend) machine.Live(**backend);
-      fired = failpoints::Fired();
+      if (failpoints::Fired() != 0) {
+        ++with_a_fault;
+        quiet = 0;
+      } else {
+        ++quiet;
+      }
       failpoints::Reset();
       EXPECT_THAT(machine.unsafe, IsEmpty()) << runs;
     }
     EXPECT_EQ(SettledDescriptors(before), before) << runs;
   }
-  EXPECT_GT(runs, 1) << "no fault fired";
+  EXPECT_GT(with_a_fault, 0) << "no fault fired";
 }
 
 INSTANTIATE_TEST_SUITE_P(Calls, VfioUserSweep,
