@@ -464,42 +464,5 @@ TEST(VfioUserClient, ConnectingSaysInOneLineWhatIsWrong) {
   EXPECT_THAT(complaint(""), HasSubstr("a socket's path has"));
 }
 
-// Each call of a name in turn fails, on either side, while a client is made and lives.
-class VfioUserSweep : public ::testing::TestWithParam<const char*> {};
-
-TEST_P(VfioUserSweep, FailsCleanlyWhicheverSystemCallFails) {
-  constexpr Connection::Limits kQuick{milliseconds(60), milliseconds(60), milliseconds(60)};
-  // How often a call is made can depend on timing (what has arrived needs no poll): one run without a fault is not the end.
-  constexpr int kQuietAtTheEnd = 4;
-  int with_a_fault = 0;
-  int quiet = 0;
-  for (int runs = 0; quiet < kQuietAtTheEnd && runs < 200; ++runs) {
-    const size_t before = OpenDescriptors();
-    {
-      ClientMachine machine(milliseconds(100));
-      ScriptedServer server({}, runs % 2 == 0);
-      failpoints::Reset();
-      ASSERT_TRUE(failpoints::Arm(fmt::format("{}#{}=ENOMEM*1", GetParam(), runs + 1)));
-      auto backend = ClientMachine::Connect(server.TakeClientEnd(), kQuick);
-      if (backend) machine.Live(**backend);
-      if (failpoints::Fired() != 0) {
-        ++with_a_fault;
-        quiet = 0;
-      } else {
-        ++quiet;
-      }
-      failpoints::Reset();
-      EXPECT_THAT(machine.unsafe, IsEmpty()) << runs;
-    }
-    EXPECT_EQ(SettledDescriptors(before), before) << runs;
-  }
-  EXPECT_GT(with_a_fault, 0) << "no fault fired";
-}
-
-INSTANTIATE_TEST_SUITE_P(Calls, VfioUserSweep,
-                         ::testing::Values("sendmsg", "recvmsg", "setsockopt", "poll", "eventfd", "fcntl",
-                                           "mmap", "fstat"),
-                         [](const auto& one) { return one.param; });
-
 }  // namespace
 }  // namespace crossbar::vfio_user

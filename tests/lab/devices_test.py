@@ -122,7 +122,7 @@ class Monitor(Case):
         outcome = self.in_lab(f"""
             for i in 1 2 3 4 5; do monitor info status & done; wait
             monitor nonsense
-            head -c 4000000 /dev/zero | tr '\\0' '\\252' >/dev/fb0
+            head -c $((1280 * 800 * 4)) /dev/zero | tr '\\0' '\\252' >/dev/fb0
             pixels bochs1 screen.png && base64 -w 0 screen.png; echo
             pixels edu9 {picture}; echo $?; ls /lab/share""", "--device", "bochs")
         lines = outcome.out.splitlines()
