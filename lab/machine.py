@@ -15,12 +15,51 @@ DIED, IOMMU_LETS_THROUGH = 123, 122
 CONSOLE_LINES = 40
 PR_SET_PDEATHSIG = 1
 ESCAPE = b"\x1d"  # Ctrl-]
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)  # each ends lab/run
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def die_with_parent():
     """For a new process, before it becomes a program."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Stopped(Exception):
+    """A signal ends this run."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+
+class Signals:
+    """Turns a signal that ends lab/run into an exception; the first one, since what is cleaned up then must not be
+    interrupted. While `held` it waits: not every function of a library survives an exception half-way."""
+    is_held = False
+    waiting = None
+
+    @classmethod
+    def take(cls):
+        for one in STOPPING:
+            signal.signal(one, cls._stop)
+
+    @classmethod
+    def _stop(cls, number, _=None):
+        for one in STOPPING:
+            signal.signal(one, signal.SIG_IGN)
+        if cls.is_held:
+            cls.waiting = number
+        else:
+            raise Stopped(number)
+
+    @classmethod
+    @contextlib.contextmanager
+    def held(cls):
+        cls.is_held = True
+        yield
+        cls.is_held = False
+        if cls.waiting is not None:
+            raise Stopped(cls.waiting)
 
 
 class Machine:
@@ -46,7 +85,7 @@ class Machine:
 
     def start(self, command, log):
         self.log = log
-        with open(log, "wb") as file:
+        with open(log, "wb") as file, Signals.held():
             # A session of its own: Ctrl-C is for this program, which then ends QEMU.
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
                                             pass_fds=self.files().values(), start_new_session=True,
@@ -70,7 +109,8 @@ class Machine:
         for name, handle in handlers.items():
             if name in self.ours:
                 self.selector.register(self.ours[name], selectors.EVENT_READ, handle)
-        threading.Thread(target=self._send_stdin, daemon=True).start()
+        with Signals.held():
+            threading.Thread(target=self._send_stdin, daemon=True).start()
         self._qmp("qmp_capabilities")
         while self.status is None:
             for key, _ in self.selector.select():

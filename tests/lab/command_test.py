@@ -96,13 +96,15 @@ class Ends(Case):
     def test_ctrl_c(self):
         process = self.start_and_wait()
         send(process, SIGINT)
-        self.assertEqual(self.finish(process, 10).status, 128 + SIGINT)
+        outcome = self.finish(process, 10)
+        self.assertEqual(outcome.status, 128 + SIGINT, outcome)
 
     def test_sigterm_while_it_boots(self):
         process = self.start("--kernel", KERNEL, "--", "true")
         self.until(self.machines)
         send(process, SIGTERM)
-        self.assertEqual(self.finish(process, 10).status, 128 + SIGTERM)
+        outcome = self.finish(process, 10)
+        self.assertEqual(outcome.status, 128 + SIGTERM, outcome)
 
     def test_timeout(self):
         outcome = self.lab("--kernel", KERNEL, "--timeout", 3, "--", "sleep", 1000)
