@@ -32,6 +32,7 @@ TARGETS = {
     # Its memory is a table of multicast addresses.
     "igb": Target("igb", "8086:10c9", 0, 0x5200),
     "server,flr=af": Target("", "1af4:1110", 2),
+    "server,flr=pcie": Target("", "1af4:1110", 2),
 }
 
 
@@ -55,6 +56,7 @@ CAUSES = {
     "wanted": Cause("wanted-back", "cause=outside lost", "unbind", lost=True),
     "error": Cause("device-error", "cause=outside lost", "aer", lost=True),
     "vanish": Cause("device-gone", "cause=outside lost", "vanish", lost=True, stretched=False),
+    "hangup": Cause("device-gone", "cause=outside lost", "hangup", lost=True),
 }
 
 # A reset clears registers.
@@ -62,9 +64,10 @@ FORGETS = {("igb", "reset"), ("igb", "reboot")}
 
 CELLS = [(target, cause) for target, causes in (
     ("ivshmem", "decode move reboot wanted vanish"),
-    ("nvme", "decode power reset error"),
-    ("igb", "decode move power reset reboot wanted vanish"),
-    ("server,flr=af", "decode move reset reboot")) for cause in causes.split()]
+    ("nvme", "decode move power reset reboot wanted error vanish"),
+    ("igb", "decode move power reset reboot wanted error vanish"),
+    ("server,flr=af", "decode move reset reboot hangup"),
+    ("server,flr=pcie", "reset")) for cause in causes.split()]
 IN_CI = [("ivshmem", "decode"), ("nvme", "reset"), ("nvme", "error"), ("ivshmem", "wanted"),
          ("ivshmem", "vanish")]
 
@@ -109,6 +112,7 @@ holds() {
 aer() { monitor pcie_aer_inject_error $port POISON_TLP; }
 unbind() { echo $device >/sys/bus/pci/drivers/vfio-pci/unbind; }
 vanish() { ./lab-meddle $vm $ids 0; }
+hangup() { kill -KILL $(cat /proc/$vm/task/$vm/children); }
 
 # cell TRIGGER WORDS...: device, its port, ids, bar and at are the target's; devices are arguments of crossbar's.
 cell() {
