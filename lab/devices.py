@@ -69,8 +69,10 @@ def parse(text, number):
             raise LabError(f"--device {text}: {name} takes {allowed}, each as NAME=VALUE, and not {item!r}", USAGE)
         options[key] = value
     device = Device(name, options, number)
-    if options.get("port", "root") not in ("root", "switch", "bridge"):
-        raise LabError(f"--device {text}: port is root, switch or bridge", USAGE)
+    if options.get("port", "root") not in ("root", "switch", "bridge", "same"):
+        raise LabError(f"--device {text}: port is root, switch, bridge or same", USAGE)
+    if number == 1 and options.get("port") == "same":
+        raise LabError(f"--device {text}: port=same needs a --device before it", USAGE)
     if options.get("bind", "vfio") != "vfio":
         raise LabError(f"--device {text}: bind is vfio, or left out", USAGE)
     vfs = options.get("vfs", "0")
@@ -82,7 +84,8 @@ def parse(text, number):
 
 
 class Tree:
-    """Places devices on the root bus, behind root ports, one switch or one bridge, and collects QEMU's arguments."""
+    """Places devices on the root bus, behind root ports, one switch or one bridge, or as one more function of the
+    device before, and collects QEMU's arguments."""
 
     def __init__(self, run_folder):
         self.folder = run_folder
@@ -93,11 +96,28 @@ class Tree:
         self.bridge = None
         self.behind_bridge = 0
         self.nets = {}
+        self.first = None  # of the latest device, its function 0: where in `arguments`, its bus and slot, its path
+        self.functions = 0
 
     def place(self, device):
-        bus, address = self._bus(device)
         self.arguments += self._backend(device)
+        if device.options.get("port") == "same":
+            bus, address = self._next_function(device)
+        else:
+            bus, address = self._bus(device)
+            self.first = len(self.arguments) + 1, bus, address, device.path
+            self.functions = 1
         self.arguments += ["-device", f"{_qemu(device)},id={device.id},bus={bus},addr={address}{self._net(device)}"]
+
+    def _next_function(self, device):
+        at, bus, slot, path = self.first
+        if self.functions == 1:
+            self.arguments[at] += ",multifunction=on"
+        device.path = f"{path[:-1]}{self.functions}"
+        self.functions += 1
+        if self.functions > 8:
+            raise LabError("a device has eight functions at most", USAGE)
+        return bus, f"{slot}.{self.functions - 1}"
 
     def host_nic(self):
         """A NIC of the lab host itself, where a device asks for net=host."""

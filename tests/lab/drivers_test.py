@@ -1,9 +1,10 @@
 """Linux's own drivers on passed-through devices: NICs, NVMe, a display; in Linux guests, on Debian's kernel as host."""
 import base64
+import json
 import re
 
 from machine import Case, timeout
-from passthrough_test import HOST, behind
+from passthrough_test import HOST
 from picture import read_png
 
 # job NAME <<END: what the guest NAME is to run, in an initrd of its own.
@@ -51,6 +52,10 @@ BULK = re.compile(r"^(?:sent|received) ([0-9a-f]{64})", re.MULTILINE)
 
 def job(name, script):
     return f"job {name} <<'END'\n{INSIDE}{script}\npoweroff -f\nEND\n"
+
+
+def devices(*specs, port="port=root,"):
+    return [word for spec in specs for word in ("--device", f"{spec},{port}bind=vfio")]
 
 
 class Drivers(Case):
@@ -106,7 +111,7 @@ class Drivers(Case):
             show one two control
             echo "== picture"; base64 -w 0 screen.png; echo
             echo "== faults"; echo $before; faults
-            """, *behind("e1000e,net=a", "igb,net=a", "nvme", "nvme,cmb=64M", "bochs"), "--guest", "iommufd",
+            """, *devices("e1000e,net=a", "igb,net=a", "nvme", "nvme,cmb=64M", "bochs"), "--guest", "iommufd",
             "--timeout", 280, kernel=HOST)
         consoles = self.consoles(outcome)
         self.assert_bulk_arrived(outcome)
@@ -119,3 +124,49 @@ class Drivers(Case):
         before, after = map(int, consoles["faults"].split())
         self.assertEqual(before, 0, outcome)
         self.assertGreater(after, 0, outcome)
+
+    @timeout(200)
+    def test_a_virtual_function_and_the_lab_host(self):
+        self.need_full()
+        outcome = self.in_lab(GUESTS + job("one", "up 2\nsend 1\ninterrupts $(nic)") + """
+            pf=$(basename $(readlink /sys/bus/pci/devices/$LAB_DEVICE1/physfn))
+            ifconfig $(ls /sys/bus/pci/devices/$pf/net) up
+            mkfifo never; nc -l -p 5000 <>never | sha256sum >sum &  # it would hang up at the end of its stdin
+            vm one $LAB_LINUX '' --device $LAB_DEVICE1
+            wait; show one; echo "received $(cat sum)"; cat $LAB_FAULTS""",
+            *devices("igb,vfs=1,net=host"), "--guest", "iommufd", "--timeout", 180, kernel=HOST)
+        self.consoles(outcome)
+        self.assert_bulk_arrived(outcome)
+
+    ALL = """
+    at() { echo /sys/bus/pci/devices/0000:00:$1.0; }
+    for slot in 08 0a; do
+      disk=$(disk $slot); head -c 1000000 /dev/urandom | tee /tmp/$slot | dd of=$disk bs=1M iflag=fullblock conv=fsync 2>/dev/null
+      echo 3 >/proc/sys/vm/drop_caches
+      head -c 1000000 $disk | cmp - /tmp/$slot && echo "disk $slot keeps what it got"
+    done
+    # Nobody answers, but the other NIC of the net hears the question.
+    from=$(ls $(at 09)/net) to=$(ls $(at 0c)/net); ifconfig $from 192.0.2.2; ifconfig $to up
+    until ping -c 1 -W 1 192.0.2.9 >/dev/null; [ $(cat /sys/class/net/$to/statistics/rx_packets) != 0 ]; do :; done
+    echo "between NICs: ok"
+    ls $(at 0b)/net $(at 0d)/resource2
+    """
+
+    @timeout(200)
+    def test_functions_groups_and_a_switch_in_one_guest(self):
+        """Two functions of one device share a group; two devices behind a switch do not, though it has no ACS."""
+        self.need_full()
+        slots = " ".join(f"--device $LAB_DEVICE{number},slot={slot:02x}" for number, slot in enumerate(range(8, 14), 1))
+        outcome = self.in_lab(GUESTS + job("one", self.ALL) + f"""
+            for device in $LAB_DEVICES; do basename $(readlink /sys/bus/pci/devices/$device/iommu_group); done | tr '\\n' ' '
+            vm one $LAB_LINUX '' {slots}
+            show one; cat $LAB_FAULTS; echo "== devices"; cat one.report
+            """, *devices("nvme"), *devices("e1000e,net=a", port="port=same,"), *devices("nvme", "e1000e", port="port=switch,"),
+            *devices("igb,net=a", port=""), *devices("ivshmem"), "--guest", "iommufd", "--timeout", 180, kernel=HOST)
+        groups = outcome.out.split("==")[0].split()
+        self.assertEqual((groups[0], len(set(groups))), (groups[1], 5), outcome)
+        consoles = self.consoles(outcome)
+        for text in ("disk 08 keeps what it got", "disk 0a keeps what it got", "between NICs: ok"):
+            self.assertIn(text, consoles["one"], outcome)
+        report = json.loads(consoles["devices"])["passthrough"]
+        self.assertEqual([device["lost"] for device in report["devices"]], [False] * 6)
