@@ -1,6 +1,6 @@
-// What firmware does to PCI devices before a guest starts: gives each BAR an address in the host
-// bridge's windows. Through the guest's own way into config space, so that what the guest finds is
-// what its writes would have made.
+// What firmware does to PCI devices before a guest starts: numbers the buses, and gives each BAR an address
+// in the host bridge's windows, and in those of the bridges above it. Through the guest's own way into
+// config space, so that what the guest finds is what its writes would have made.
 #pragma once
 
 #include <array>
@@ -20,10 +20,11 @@ struct PciWindows {
   std::array<uint32_t, 4> intx_gsi{};
 };
 
-// Assigns the BARs of all functions on the root bus, largest first, each aligned to its size: 64-bit
-// memory BARs in memory64, or below where that is full; the others in memory32 and ports. Expansion
-// ROMs get an address and stay off. Interrupt Line becomes the GSI. Decode stays off. Error: a BAR
-// does not fit; it names the BAR and its size.
+// Assigns the BARs of all functions, largest first, each aligned to its size: 64-bit memory BARs in
+// memory64, or below where that is full; the others in memory32 and ports. Expansion ROMs get an address
+// and stay off. Interrupt Line becomes the GSI. Decode stays off, but bridges forward: behind one, a
+// 64-bit BAR needs to be prefetchable to be in memory64. Error: a BAR, or what is behind a bridge, does
+// not fit; it says which, and its size.
 Result<> AssignPciResources(PciRoot& root, const PciWindows& windows);
 
 }  // namespace crossbar

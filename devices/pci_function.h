@@ -34,7 +34,7 @@ class PciFunction {
   struct Downstream {
     PciBus* bus = nullptr;    // as long-lived as the bridge
     uint8_t secondary = 0;    // the number of `bus`
-    uint8_t subordinate = 0;  // the highest number behind it
+    uint8_t subordinate = 0;  // the highest number behind it; below `secondary`: nobody is reached
   };
 
   virtual ~PciFunction() = default;
@@ -48,6 +48,11 @@ class PciFunction {
 
   // Bridges answer with what the guest has programmed; every other function has nothing behind it.
   virtual Downstream downstream() { return {}; }
+
+  // The bridge above resets its bus: back to reset values, and whatever is behind it too.
+  virtual void OnBusReset() { Reset(); }
+  // The bridge above forwards something else than before.
+  virtual void OnForwardingChange() {}
 };
 
 }  // namespace crossbar
