@@ -133,6 +133,13 @@ void Bars::Reset() {
   for (unsigned i = 0; i < kCount; ++i) registers_[i] = bars_[i].type;
 }
 
+bool Bars::PassesPort(Kind kind, uint64_t start, uint64_t size) const {
+  if (windows_.above == nullptr) return true;
+  const PciRootPort::Forwarding forwarding = windows_.above->forwarding();
+  if (kind == Kind::kPorts) return forwarding.ports.Contains(start, size);
+  return forwarding.memory.Contains(start, size) || forwarding.prefetchable.Contains(start, size);
+}
+
 std::optional<uint64_t> Bars::Wanted(unsigned index, Decode decode, PciWindow*& window) const {
   const Bar& bar = bars_[index];
   uint64_t start = registers_[index] & ~static_cast<uint32_t>(bar.size - 1);
@@ -141,7 +148,8 @@ std::optional<uint64_t> Bars::Wanted(unsigned index, Decode decode, PciWindow*& 
     case Kind::kUpperHalf: return std::nullopt;
     case Kind::kPorts:
       window = windows_.ports.get();
-      if (!decode.ports || window == nullptr || !window->Contains(start, bar.size))
+      if (!decode.ports || window == nullptr || !window->Contains(start, bar.size) ||
+          !PassesPort(bar.kind, start, bar.size))
         return std::nullopt;
       return start;
     case Kind::kRom:
@@ -150,7 +158,7 @@ std::optional<uint64_t> Bars::Wanted(unsigned index, Decode decode, PciWindow*& 
     case Kind::kMemory64: start |= uint64_t{registers_[index + 1]} << 32; break;
     case Kind::kMemory32: break;
   }
-  if (!decode.memory) return std::nullopt;
+  if (!decode.memory || !PassesPort(bar.kind, start, bar.size)) return std::nullopt;
   for (const std::shared_ptr<PciWindow>& candidate : windows_.memory) {
     if (!candidate->Contains(start, bar.size)) continue;
     window = candidate.get();
@@ -199,15 +207,17 @@ void Bars::ZapMappings(std::span<Bar* const> bars, Zapped& zapped) {
 }
 
 void Bars::Place(Decode decode, Zapped& zapped) {
+  std::array<std::optional<uint64_t>, kCount> wanted;
+  std::array<PciWindow*, kCount> windows = {};
+  std::vector<Bar*> leaving;
   for (unsigned i = 0; i < kCount; ++i) {
-    Bar* const bar = &bars_[i];
-    PciWindow* window = nullptr;
-    const std::optional<uint64_t> wanted = Wanted(i, decode, window);
-    if (bar->place == wanted) continue;
-    ZapMappings(std::span(&bar, 1), zapped);
-    Withdraw(*bar);
-    if (wanted) Settle(*bar, *wanted, window);
+    wanted[i] = Wanted(i, decode, windows[i]);
+    if (bars_[i].place && bars_[i].place != wanted[i]) leaving.push_back(&bars_[i]);
   }
+  ZapMappings(leaving, zapped);
+  for (Bar* const bar : leaving) Withdraw(*bar);
+  for (unsigned i = 0; i < kCount; ++i)
+    if (wanted[i] && !bars_[i].place) Settle(bars_[i], *wanted[i], windows[i]);
 }
 
 void Bars::Zap(Zapped& zapped) {

@@ -15,6 +15,7 @@
 #include "base/result.h"
 #include "devices/passthrough/backend.h"
 #include "devices/passthrough/msix.h"
+#include "devices/pci_root_port.h"
 #include "devices/pci_window.h"
 #include "memory/address_space.h"
 
@@ -38,6 +39,7 @@ class Bars {
   struct Windows {
     std::vector<std::shared_ptr<PciWindow>> memory;
     std::shared_ptr<PciWindow> ports;  // may be null
+    const PciRootPort* above = nullptr;  // lets through whole BARs only; null: the device is on the root bus
   };
   // What the device answers at the moment.
   struct Decode {
@@ -74,9 +76,10 @@ class Bars {
   // All registers as after a reset. Nothing is placed then.
   void Reset();
 
-  // G1: brings what is placed into line with the registers and `decode`, which the hardware does
-  // already. What stays where it is costs nothing (G9); what moves leaves its old place first. A BAR
-  // whose memory cannot be placed is trapped. Adds to `zapped`.
+  // G1: brings what is placed into line with the registers, with the port above and with `decode`, which
+  // the hardware does already. What stays where it is costs nothing (G9); what moves or is no longer
+  // reached leaves its old place first, all in one zap. A BAR whose memory cannot be placed is trapped.
+  // Adds to `zapped`.
   void Place(Decode decode, Zapped& zapped);
   // G2: takes every memory BAR away, all in one zap. Costs nothing where nothing is placed.
   void Zap(Zapped& zapped);
@@ -104,6 +107,7 @@ class Bars {
   void MapPieces(unsigned index, BarOwner& owner, const Msix* msix, bool peers_may_map);
   // Where the guest wants the BAR, if it can be there.
   std::optional<uint64_t> Wanted(unsigned index, Decode decode, PciWindow*& window) const;
+  bool PassesPort(Kind kind, uint64_t start, uint64_t size) const;
   void ZapMappings(std::span<Bar* const> bars, Zapped& zapped);
   void Settle(Bar& bar, uint64_t start, PciWindow* window);
   void Withdraw(Bar& bar);

@@ -194,10 +194,16 @@ uint32_t ConfigView::Read(uint16_t offset, unsigned size) const {
                                         : static_cast<uint8_t>(bytes[i]);
     value |= uint32_t{byte} << (8 * i);
   }
+  // Accesses are aligned: none has COMMAND's low byte elsewhere than at its start.
+  if (offset == PCI_COMMAND && holds_master_ && wants_master_) value |= PCI_COMMAND_MASTER;
   return value;
 }
 
 Result<> ConfigView::Write(uint16_t offset, unsigned size, uint32_t value) {
+  if (offset == PCI_COMMAND && holds_master_) {
+    wants_master_ = (value & PCI_COMMAND_MASTER) != 0;
+    value &= ~uint32_t{PCI_COMMAND_MASTER};
+  }
   view_.Write(offset, size, value);
   if (offset + size > backend_->region(kConfig).size) return {};
   // The device's bytes, in the largest aligned parts that hold no byte of ours.
@@ -219,6 +225,13 @@ Result<> ConfigView::Write(uint16_t offset, unsigned size, uint32_t value) {
     done += std::max(part, 1u);
   }
   return {};
+}
+
+Result<> ConfigView::HoldMaster(bool hold) {
+  if (hold == holds_master_) return {};
+  const uint32_t command = Read(PCI_COMMAND, 2);
+  holds_master_ = hold;
+  return Write(PCI_COMMAND, 2, command);
 }
 
 std::span<const uint8_t> ConfigView::MsiRegisters() {

@@ -46,6 +46,10 @@ class ConfigView {
   // Error: the device's driver refused the write.
   Result<> Write(uint16_t offset, unsigned size, uint32_t value);
 
+  // While held, the device masters no bus, whatever COMMAND says to the guest.
+  Result<> HoldMaster(bool hold);
+  bool holds_master() const { return holds_master_; }
+
   // What is kept here, as after a reset. The device's own bytes are its business.
   void Reset() { view_ = initial_; }
 
@@ -71,6 +75,8 @@ class ConfigView {
   PciConfigSpace initial_;
   std::bitset<PciConfigSpace::kSize> kept_;  // bytes that are answered from view_
   Capabilities capabilities_;
+  bool holds_master_ = false;
+  bool wants_master_ = false;  // the guest's COMMAND, while held
   std::array<uint8_t, Msi::kMaxSize> msi_registers_ = {};
 };
 

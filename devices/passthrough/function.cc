@@ -83,7 +83,7 @@ Result<> PassthroughFunction::Discover() {
   // The driver enabled the device when it opened it; the guest finds it as after power-on.
   ForgetReset();
   if (lost_) return Fail("it does not answer");
-  return {};
+  return config_.HoldMaster(MasterHeld());
 }
 
 Result<> PassthroughFunction::WatchDevice() {
@@ -349,20 +349,37 @@ Result<> PassthroughFunction::WriteBar(uint8_t bar, uint64_t offset,
   return backend->Write(bar, offset, data);
 }
 
-void PassthroughFunction::Reset() {
-  ExclusiveLock lock(access_);
-  if (lost_) return;
-  Transition(ZapCause::kMachineReset, false, [&backend = *backend_]() -> Result<> {
+void PassthroughFunction::ResetBy(ZapCause cause) {
+  Transition(cause, false, [&backend = *backend_]() -> Result<> {
     return backend.can_reset() ? backend.Reset() : Result<>();
   });
 }
 
-void PassthroughFunction::BusReset() {
+void PassthroughFunction::Reset() {
+  ExclusiveLock lock(access_);
+  if (!lost_) ResetBy(ZapCause::kMachineReset);
+}
+
+void PassthroughFunction::OnBusReset() {
   ExclusiveLock lock(access_);
   if (lost_) return;
-  Transition(ZapCause::kBusReset, false, [&backend = *backend_]() -> Result<> {
-    return backend.can_reset() ? backend.Reset() : Result<>();
-  });
+  static RateLimit limit;
+  if (!backend_->can_reset())
+    LogGuest(limit, "{} has no reset method: it keeps its state over the reset of its bus", settings_.id);
+  ResetBy(ZapCause::kBusReset);
+}
+
+bool PassthroughFunction::MasterHeld() const {
+  return around_.windows.above != nullptr && !around_.windows.above->forwarding().upstream;
+}
+
+void PassthroughFunction::OnForwardingChange() {
+  ExclusiveLock lock(access_);
+  if (lost_) return;
+  const bool hold = MasterHeld();
+  if (decode_ == Bars::Decode() && hold == config_.holds_master()) return;
+  ConfigView* const config = &config_;
+  Transition(ZapCause::kPortChange, false, [config, hold] { return config->HoldMaster(hold); });
 }
 
 void PassthroughFunction::Inject(ZapCause cause) {

@@ -63,6 +63,8 @@ class PassthroughFunction : public PciFunction,
   uint32_t ReadConfig(uint16_t offset, unsigned size) override EXCLUDES(access_);
   void WriteConfig(uint16_t offset, unsigned size, uint32_t value) override EXCLUDES(access_);
   void Reset() override EXCLUDES(access_);
+  void OnBusReset() override EXCLUDES(access_);
+  void OnForwardingChange() override EXCLUDES(access_);
 
   std::string bar_owner_name() const override { return settings_.id; }
   void OnVanished(Gpa address) override EXCLUDES(access_);
@@ -74,8 +76,6 @@ class PassthroughFunction : public PciFunction,
 
   // Does to the device what `cause` would, without its hardware step: for fault plans.
   void Inject(ZapCause cause) EXCLUDES(access_);
-  // A bus reset from above: the bridge has it done by `hardware` and the BARs are gone before.
-  void BusReset() EXCLUDES(access_);
   // The end: everything of it is taken away, then its file descriptors close (G11). Idempotent.
   void Close() EXCLUDES(access_);
 
@@ -123,6 +123,9 @@ class PassthroughFunction : public PciFunction,
       REQUIRES(access_);
 
   void Transition(ZapCause cause, bool injected, const HardwareStep& hardware) REQUIRES(access_);
+  void ResetBy(ZapCause cause) REQUIRES(access_);
+  // Whether the port above lets none of its requests through.
+  bool MasterHeld() const;
   void Lose() REQUIRES(access_);
   void CloseBackend() REQUIRES(access_);
   void ForgetReset() REQUIRES(access_);

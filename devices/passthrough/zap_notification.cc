@@ -13,6 +13,7 @@ const char* ZapCauseName(ZapCause cause) {
     case ZapCause::kPowerUp: return "power-up";
     case ZapCause::kFunctionReset: return "function-reset";
     case ZapCause::kBusReset: return "bus-reset";
+    case ZapCause::kPortChange: return "port-change";
     case ZapCause::kMachineReset: return "machine-reset";
     case ZapCause::kWantedBack: return "wanted-back";
     case ZapCause::kDeviceError: return "device-error";
@@ -26,7 +27,8 @@ ZapPolicy PolicyOf(ZapCause cause) {
   switch (cause) {
     case ZapCause::kDecodeOn:
     case ZapCause::kPowerUp:
-    case ZapCause::kBarMoved: return {};  // a BAR that moved leaves its old place by itself
+    case ZapCause::kBarMoved:
+    case ZapCause::kPortChange: return {};  // BARs that are to be elsewhere or nowhere leave by themselves
     case ZapCause::kDecodeOff:
     case ZapCause::kPowerDown: return {.interrupts_decode = true};
     case ZapCause::kFunctionReset:

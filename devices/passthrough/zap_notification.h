@@ -20,14 +20,15 @@ enum class ZapCause : uint8_t {
   kPowerDown,      // PMCSR D0 -> D3hot
   kPowerUp,        // PMCSR D3hot -> D0
   kFunctionReset,  // FLR, of PCIe or AF
-  kBusReset,       // secondary bus reset of a bridge above
+  kBusReset,       // secondary bus reset of the port above
+  kPortChange,     // the port above forwards something else: its windows, its decode, bus mastering
   kMachineReset,   // the guest reboots
   kWantedBack,     // REQ: the host wants the device back
   kDeviceError,    // ERR: the device had an error that is not correctable
   kDeviceGone,     // its server hung up, or its memory vanished under the guest
   kClosing,        // the VM ends, or the device is unplugged
 };
-inline constexpr size_t kZapCauses = 12;
+inline constexpr size_t kZapCauses = 13;
 
 const char* ZapCauseName(ZapCause cause);
 
