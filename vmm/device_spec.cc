@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <set>
 #include <sstream>
 #include <utility>
@@ -60,6 +61,8 @@ Result<bool> Set(DeviceSpec& spec, const std::string& name, const std::string& v
     spec.model = value;
   } else if (name == "id") {
     spec.id = value;
+  } else if (name == "port") {
+    spec.port = value;
   } else if (name == "slot") {
     spec.slot = TRY(ParseSlot(value));
   } else if (name == "p2p") {
@@ -105,7 +108,7 @@ Result<DeviceSpec> ParseDeviceSpec(const std::string& text) {
   if (!spec.model.empty()) {
     TRY(SetModel(spec, rest));
   } else if (!rest.empty()) {
-    return Fail("there is no {}=; a device has id, slot, p2p and rom", rest.front().first);
+    return Fail("there is no {}=; a device has id, port, slot, p2p and rom", rest.front().first);
   }
   if (spec.id.empty()) spec.id = spec.source();
   return spec;
@@ -114,14 +117,19 @@ Result<DeviceSpec> ParseDeviceSpec(const std::string& text) {
 Result<> CheckDistinct(const std::vector<DeviceSpec>& specs) {
   std::set<std::string> sources;  // of models there may be several
   std::set<std::string> ids;
-  std::set<uint8_t> slots;
+  std::map<uint8_t, std::string> slots;  // the port that has it, or ""
+  std::map<std::string, uint8_t> ports;
   for (const DeviceSpec& spec : specs) {
     if (spec.model.empty() && !sources.insert(spec.source()).second)
       return Fail("{} is given twice", spec.source());
     if (!ids.insert(spec.id).second)
       return Fail("two devices have the id {}; give them different id=", spec.id);
-    if (spec.slot && !slots.insert(*spec.slot).second)
+    if (!spec.slot) continue;
+    const auto [taken, free] = slots.emplace(*spec.slot, spec.port);
+    if (!free && (spec.port.empty() || taken->second != spec.port))
       return Fail("two devices have the slot {:x}", *spec.slot);
+    if (!spec.port.empty() && ports.emplace(spec.port, *spec.slot).first->second != *spec.slot)
+      return Fail("port={} is given two slots", spec.port);
   }
   return {};
 }

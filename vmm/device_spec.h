@@ -18,7 +18,9 @@ struct DeviceSpec {
   std::vector<std::string> model_arguments;  // of `crossbar serve MODEL`
 
   std::string id;               // for people; unique
-  std::optional<uint8_t> slot;  // device number on the guest's root bus, 1 to 31; else the first free
+  std::string port;             // the virtual root port it is behind; "": it is on the root bus
+  std::optional<uint8_t> slot;  // device number on the guest's root bus, 1 to 31, of it or of its port; else
+                                // the first free
   bool p2p = true;              // its BARs are targets of the other devices' DMA
   bool rom = true;              // the guest sees an expansion ROM if there is one
   std::string rom_file;         // in place of the device's own
@@ -29,7 +31,7 @@ struct DeviceSpec {
   }
 };
 
-// "0000:01:00.0,id=nic,slot=3,p2p=off,rom=FILE", "host=...", "path=/sys/bus/pci/devices/...",
+// "0000:01:00.0,id=nic,port=rp0,slot=3,p2p=off,rom=FILE", "host=...", "path=/sys/bus/pci/devices/...",
 // "socket=PATH", "model=memory,size=16M". The error says what is wrong with which part.
 Result<DeviceSpec> ParseDeviceSpec(const std::string& text);
 

@@ -19,10 +19,11 @@ TEST(DeviceSpec, TakesEachWayToNameADevice) {
 }
 
 TEST(DeviceSpec, TakesItsOptions) {
-  const auto spec = ParseDeviceSpec("0001:02:1f.7,id=nic,slot=1f,p2p=off,rom=a/b=c.rom");
+  const auto spec = ParseDeviceSpec("0001:02:1f.7,id=nic,port=rp,slot=1f,p2p=off,rom=a/b=c.rom");
   ASSERT_TRUE(spec);
   EXPECT_EQ(spec->host, "0001:02:1f.7");
   EXPECT_EQ(spec->id, "nic");
+  EXPECT_EQ(spec->port, "rp");
   EXPECT_EQ(spec->slot, 0x1f);
   EXPECT_FALSE(spec->p2p);
   EXPECT_EQ(spec->rom_file, "a/b=c.rom");
@@ -59,6 +60,7 @@ TEST(DeviceSpec, SaysWhatIsWrong) {
   EXPECT_THAT(error("01:00.0,p2p=yes"), HasSubstr("p2p=yes is not on or off"));
   EXPECT_THAT(error("01:00.0,p2p"), HasSubstr("'p2p' is not NAME=VALUE"));
   EXPECT_THAT(error("01:00.0,rom="), HasSubstr("rom= has no value"));
+  EXPECT_THAT(error("01:00.0,port="), HasSubstr("port= has no value"));
   EXPECT_THAT(error("01:00.0,speed=9"), HasSubstr("there is no speed="));
   EXPECT_THAT(error("01:00.0,id=a,id=b"), HasSubstr("id= is given twice"));
   EXPECT_THAT(error("01:00.0,path=/sys/bus/pci/devices/0000:01:00.0"), HasSubstr("more than one device"));
@@ -82,6 +84,11 @@ TEST(DeviceSpec, SeveralAreToldApart) {
   EXPECT_THAT(error({"socket=/a,id=a", "socket=/a,id=b"}), HasSubstr("/a is given twice"));
   EXPECT_THAT(error({"model=dma", "model=dma"}), HasSubstr("the id dma"));
   EXPECT_THAT(error({"01:00.0,slot=3", "01:00.1,slot=3"}), HasSubstr("the slot 3"));
+  EXPECT_EQ(error({"01:00.0,port=a,slot=3", "01:00.1,port=a,slot=3", "01:00.2,port=a"}), "none");
+  EXPECT_THAT(error({"01:00.0,port=a,slot=3", "01:00.1,slot=3"}), HasSubstr("the slot 3"));
+  EXPECT_THAT(error({"01:00.0,slot=3", "01:00.1,port=a,slot=3"}), HasSubstr("the slot 3"));
+  EXPECT_THAT(error({"01:00.0,port=a,slot=3", "01:00.1,port=b,slot=3"}), HasSubstr("the slot 3"));
+  EXPECT_THAT(error({"01:00.0,port=a,slot=3", "01:00.1,port=a,slot=4"}), HasSubstr("port=a is given two slots"));
 }
 
 }  // namespace

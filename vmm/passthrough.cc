@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
 #include <utility>
 
 #include "base/kvm_uapi.h"
@@ -164,9 +165,11 @@ Result<> Passthrough::Connect(const Machine& machine) {
   TRY(ConnectWindows(machine));
   TRY(AddDomains(machine));
   // Those that ask for a slot come first, so that no other takes it.
+  for (const Opened& opened : opened_)
+    if (opened.spec.slot && !opened.spec.port.empty()) TRY(PortOf(machine.pci, opened.spec));
   for (const bool asks : {true, false}) {
     for (Opened& opened : opened_) {
-      if (opened.spec.slot.has_value() != asks) continue;
+      if ((opened.spec.slot && opened.spec.port.empty()) != asks) continue;
       const std::string source = opened.spec.source();
       TRY(Within(ConnectDevice(machine, std::move(opened)),
                  [&] { return fmt::format("--device {}", source); }));
@@ -176,21 +179,50 @@ Result<> Passthrough::Connect(const Machine& machine) {
   return {};
 }
 
+uint8_t Passthrough::buses() const {
+  std::set<std::string> ports;
+  for (const Opened& opened : opened_)
+    if (!opened.spec.port.empty()) ports.insert(opened.spec.port);
+  return static_cast<uint8_t>(ports.size());
+}
+
+Result<Passthrough::Port*> Passthrough::PortOf(PciRoot& pci, const DeviceSpec& spec) {
+  const auto [found, made] = ports_.try_emplace(spec.port);
+  Port& port = found->second;
+  if (!made) return &port;
+  port.function = std::make_shared<PciRootPort>();
+  port.slot = spec.slot ? *spec.slot : TRY(FreeSlot(pci));
+  TRY(pci.root_bus().Add({port.slot, 0}, port.function));
+  return &port;
+}
+
+// A port has one device behind it, of up to eight functions.
+Result<Passthrough::Place> Passthrough::PlaceOf(PciRoot& pci, const DeviceSpec& spec) {
+  if (spec.port.empty()) {
+    const uint8_t slot = spec.slot ? *spec.slot : TRY(FreeSlot(pci));
+    return Place{pci.root_bus(), {slot, 0}, slot, nullptr};
+  }
+  Port& port = *TRY(PortOf(pci, spec));
+  if (port.devices == 8) return Fail("port={} has 8 devices, as many as a port can have", spec.port);
+  return Place{port.function->bus(), {0, port.devices++}, port.slot, port.function.get()};
+}
+
 Result<> Passthrough::ConnectDevice(const Machine& machine, Opened opened) {
-  const uint8_t slot = opened.spec.slot ? *opened.spec.slot : TRY(FreeSlot(machine.pci));
   TRY(CheckBarsFit(*opened.backend, machine.platform.pci));
+  const Place place = TRY(PlaceOf(machine.pci, opened.spec));
   PassthroughFunction::Settings settings;
   settings.id = opened.spec.id;
   settings.p2p = opened.spec.p2p;
   settings.rom = opened.spec.rom;
   settings.rom_image = std::move(opened.rom);
   PassthroughFunction::Surroundings around{machine.space, *interrupts_, *watcher_, zaps_, windows_};
+  around.windows.above = place.above;
   for (size_t pin = 0; pin < 4; ++pin)
-    around.intx_gsi[pin] = machine.platform.pci.intx_gsi[(slot + pin) % 4];
+    around.intx_gsi[pin] = machine.platform.pci.intx_gsi[(place.slot + pin) % 4];
   std::shared_ptr<PassthroughFunction> function = TRY(PassthroughFunction::Create(
       std::move(opened.backend), std::move(settings), std::move(around)));
   functions_.push_back(function);
-  return machine.pci.root_bus().Add({slot, 0}, std::move(function));
+  return place.bus.Add(place.devfn, std::move(function));
 }
 
 Result<> Passthrough::AssignResources() {

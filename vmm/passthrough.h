@@ -4,8 +4,10 @@
 // Owned by Vm. Main thread, but for LetGroupGo.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/locks.h"
@@ -16,6 +18,7 @@
 #include "devices/passthrough/zap_notification.h"
 #include "devices/pci_firmware.h"
 #include "devices/pci_root.h"
+#include "devices/pci_root_port.h"
 #include "devices/vfio/host.h"
 #include "memory/address_space.h"
 #include "vmm/device_spec.h"
@@ -44,8 +47,11 @@ class Passthrough {
 
   // Where neither RAM nor BARs may be.
   const std::vector<GuestRange>& unusable() const { return unusable_; }
+  // How many buses there are below the root bus. Before Connect.
+  uint8_t buses() const;
 
-  // Maps RAM for the devices' DMA and puts them on the root bus. Errors name the device.
+  // Maps RAM for the devices' DMA and puts them on the root bus or behind their ports. Errors name the
+  // device.
   Result<> Connect(const Machine& machine);
   // As firmware does, before each boot.
   Result<> AssignResources();
@@ -63,12 +69,28 @@ class Passthrough {
     std::vector<std::byte> rom;
   };
 
+  struct Port {
+    std::shared_ptr<PciRootPort> function;
+    uint8_t slot = 0;
+    uint8_t devices = 0;  // behind it
+  };
+  // Where a device goes.
+  struct Place {
+    PciBus& bus;
+    PciDevfn devfn;
+    uint8_t slot = 0;  // on the root bus, its own or its port's
+    const PciRootPort* above = nullptr;
+  };
+
   Passthrough() = default;
   Result<> RegisterGroups(int vm_fd);
   Result<> AddDomains(const Machine& machine) EXCLUDES(domains_mutex_);
   // A group has lost its last device: on whatever thread closed that.
   void LetGroupGo(int group_fd, VfioContainer* container) EXCLUDES(domains_mutex_);
   Result<> ConnectWindows(const Machine& machine);
+  // Makes the port where it is new.
+  Result<Port*> PortOf(PciRoot& pci, const DeviceSpec& spec);
+  Result<Place> PlaceOf(PciRoot& pci, const DeviceSpec& spec);
   Result<> ConnectDevice(const Machine& machine, Opened opened);
 
   VfioHost host_;
@@ -84,6 +106,7 @@ class Passthrough {
   Bars::Windows windows_;
   PciRoot* pci_ = nullptr;
   PciWindows layout_;
+  std::map<std::string, Port> ports_;
   std::vector<std::shared_ptr<PassthroughFunction>> functions_;
 };
 

@@ -95,6 +95,7 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
   if (!options.devices.empty()) {
     passthrough = TRY(Passthrough::Open(options.devices));
     request.unusable = passthrough->unusable();
+    request.last_bus = passthrough->buses();
     phases.Mark("open devices");
   }
   request.memory_bytes = options.memory_bytes;

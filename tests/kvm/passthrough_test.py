@@ -76,6 +76,13 @@ class Vfiouser(Case):
         self.assertTrue(any(line.startswith("00:01.0 1234:11e8") for line in lines), outcome)
         self.assertTrue(any(line.startswith("00:1f.0 1af4:1110") for line in lines), outcome)
 
+    def test_devices_are_behind_the_ports_they_name(self):
+        outcome = self.run_guest("pci_scan", "--memory", "64M", "--device", DMA + ",port=a", "--device", MEMORY + ",port=a",
+                                 "--device", "model=memory,size=4M,id=other,port=b,slot=9")
+        self.assert_succeeds(outcome)
+        for line in ("00:01.0 1b36:000c rev 00 class 060400  bus 01 to 01  ", "01:00.0 1234:11e8 ", "01:00.1 1af4:1110 ",
+                     "00:09.0 1b36:000c rev 00 class 060400  bus 02 to 02  ", "02:00.0 1af4:1110 "):
+            self.assertTrue(any(found.startswith(line) for found in outcome.lines()), f"{line}\n{outcome}")
 
     def test_the_matrix_is_printed_on_SIGUSR1(self):
         session = self.start("echo", "--memory", "64M", "--device", DMA, "--device", MEMORY)
@@ -204,6 +211,8 @@ class Servers(Case):
         self.assert_refused(outcome, USAGE, "id dma", "id=")
         self.assert_refused(self.run_guest("hello", "--device", "model=dma,slot=3", "--device", "model=memory,slot=3"),
                             USAGE, "slot 3")
+        self.assert_refused(self.run_guest("hello", "--device", "model=dma,port=a,slot=3", "--device",
+                                           "model=memory,port=a,slot=4"), USAGE, "port=a", "two slots")
 
 
 class Kernel(Case):
