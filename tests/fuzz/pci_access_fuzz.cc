@@ -1,6 +1,7 @@
 // Fuzzes configuration accesses through the MMIO and the port bus against a byte-wise model: what
 // is read-only never changes, absent functions are all ones, ECAM and 0xcf8 agree, and no function
-// ever sees an access that is not natural.
+// ever sees an access that is not natural. Two functions are behind a root port, and are reached as its
+// registers say.
 #include <linux/pci_regs.h>
 
 #include <array>
@@ -13,6 +14,7 @@
 #include "base/check.h"
 #include "devices/pci_access.h"
 #include "devices/pci_root.h"
+#include "devices/pci_root_port.h"
 #include "tests/fuzz/fuzz_input.h"
 
 namespace crossbar {
@@ -22,6 +24,7 @@ constexpr uint8_t kFirstBus = 0;
 constexpr uint8_t kLastBus = 3;
 constexpr uint64_t kEcamBase = 0xe0000000;
 constexpr uint32_t kCf8 = 0xcf8;
+constexpr unsigned kPort = 3 * 8;  // place of the root port on the root bus
 
 // The three masks of a function, spelled out byte by byte.
 struct ModelFunction {
@@ -90,9 +93,36 @@ const Kind& PickKind(unsigned choice) {
   return kKinds[choice % kKinds.size()];
 }
 
+// The root port, with the bits spelled out that can be written.
+ModelFunction MakePort(PciRootPort& port) {
+  ModelFunction model = {};
+  for (uint16_t at = 0; at < 4096; ++at) model.bytes[at] = static_cast<uint8_t>(port.ReadConfig(at, 1));
+  const auto writable = [&](unsigned at, uint64_t mask, unsigned size) {
+    for (unsigned i = 0; i < size; ++i) model.writable[at + i] = static_cast<uint8_t>(mask >> (8 * i));
+  };
+  const unsigned express = model.bytes[PCI_CAPABILITY_LIST];
+  writable(PCI_COMMAND, 0x147, 2);
+  writable(PCI_PRIMARY_BUS, 0xffffff, 3);
+  writable(PCI_IO_BASE, 0xf0f0, 2);
+  writable(PCI_MEMORY_BASE, 0xfff0fff0fff0fff0, 8);  // and the prefetchable window
+  writable(PCI_PREF_BASE_UPPER32, ~0ull, 8);
+  writable(PCI_BRIDGE_CONTROL, 0x43, 2);
+  writable(express + PCI_EXP_DEVCTL, 0xf, 2);
+  writable(express + PCI_EXP_LNKCTL, 0x10, 2);
+  writable(express + PCI_EXP_RTCTL, 0x7, 2);
+  return model;
+}
+
 class Machine {
  public:
   Machine() {
+    CHECK(root_.root_bus().Add({kPort / 8, 0}, port_).has_value());
+    models_.emplace(kPort, MakePort(*port_));
+    for (const uint8_t function : {uint8_t{0}, uint8_t{1}}) {
+      const Kind& kind = PickKind(function);
+      CHECK(port_->bus().Add({0, function}, std::make_shared<Function>(kind.config)).has_value());
+      behind_.emplace(function, kind.model);
+    }
     CHECK(mmio_.Add(kEcamBase, ecam_->size(), ecam_).has_value());
     CHECK(ports_.Add(kCf8, Cf8Ports::kPorts, cf8_).has_value());
   }
@@ -135,31 +165,60 @@ class Machine {
   static uint64_t EcamOffset(fuzz::FuzzInput& input) {
     const auto raw = input.Number<uint32_t>();
     if (raw & 0x80000000) return raw % ((kLastBus + 2) << 20);
+    if (raw & 0x40000000) return kPort << 12 | (raw & 0x7f);
+    if (raw & 0x20000000) return (raw >> 8 & 0x300000) | (raw & 0x1fff);  // what may be behind the port
     return raw & 0xbfff;  // devices 0 and 1
   }
 
-  bool Multifunction(unsigned device) const {
+  using Models = std::map<unsigned, ModelFunction>;  // by device * 8 + function
+
+  bool LinkIsUp() const {
+    const auto& bytes = models_.at(kPort).bytes;
+    return !(bytes[PCI_BRIDGE_CONTROL] & PCI_BRIDGE_CTL_BUS_RESET) &&
+           !(bytes[bytes[PCI_CAPABILITY_LIST] + PCI_EXP_LNKCTL] & PCI_EXP_LNKCTL_LD);
+  }
+
+  // The models on bus `bus`; null where no such bus is reached.
+  Models* Bus(unsigned bus) {
+    if (bus == 0) return &models_;
+    const auto& bytes = models_.at(kPort).bytes;
+    const bool led_to = bus == bytes[PCI_SECONDARY_BUS] && bus <= bytes[PCI_SUBORDINATE_BUS];
+    return led_to && LinkIsUp() ? &behind_ : nullptr;
+  }
+
+  // The function at this place of ECAM; null where there is none.
+  ModelFunction* At(uint64_t ecam_offset) {
+    if (ecam_offset >= ecam_->size()) return nullptr;
+    Models* const bus = Bus(static_cast<unsigned>(ecam_offset >> 20));
+    if (bus == nullptr) return nullptr;
+    const auto found = bus->find(ecam_offset >> 12 & 0xff);
+    return found == bus->end() ? nullptr : &found->second;
+  }
+
+  static bool Multifunction(const Models& models, unsigned device) {
     for (unsigned function = 1; function < 8; ++function) {
-      if (models_.contains(device * 8 + function)) return true;
+      if (models.contains(device * 8 + function)) return true;
     }
     return false;
   }
 
-  uint8_t ModelByte(uint64_t ecam_offset) const {
-    if (ecam_offset >= ecam_->size()) return 0xff;
-    const uint64_t bus_devfn = ecam_offset >> 12;
-    const auto found = models_.find(static_cast<unsigned>(bus_devfn));
-    if (bus_devfn > 255 || found == models_.end()) return 0xff;
+  uint8_t ModelByte(uint64_t ecam_offset) {
+    const ModelFunction* const model = At(ecam_offset);
+    if (model == nullptr) return 0xff;
     const unsigned at = ecam_offset & 0xfff;
-    if (at == PCI_HEADER_TYPE) return Multifunction(found->first / 8) ? 0x80 : 0;
-    return found->second.bytes[at];
+    const Models& bus = *Bus(static_cast<unsigned>(ecam_offset >> 20));
+    const bool several = at == PCI_HEADER_TYPE && Multifunction(bus, ecam_offset >> 15 & 0x1f);
+    return model->bytes[at] | (several ? 0x80 : 0);
   }
 
   void ModelWrite(uint64_t ecam_offset, uint8_t value) {
-    const uint64_t bus_devfn = ecam_offset >> 12;
-    const auto found = models_.find(static_cast<unsigned>(bus_devfn));
-    if (bus_devfn > 255 || found == models_.end()) return;
-    found->second.Write(ecam_offset & 0xfff, value);
+    ModelFunction* const model = At(ecam_offset);
+    if (model == nullptr) return;
+    model->Write(ecam_offset & 0xfff, value);
+    auto& bytes = models_.at(kPort).bytes;
+    uint8_t& status = bytes[bytes[PCI_CAPABILITY_LIST] + PCI_EXP_LNKSTA + 1u];
+    constexpr uint8_t kActive = PCI_EXP_LNKSTA_DLLLA >> 8;
+    status = static_cast<uint8_t>(LinkIsUp() ? status | kActive : status & ~kActive);
   }
 
   void AddOrRemove(fuzz::FuzzInput& input) {
@@ -258,9 +317,11 @@ class Machine {
   uint64_t resets_ = 0;
   uint64_t expected_resets_ = 0;
   uint32_t address_ = 0;
-  std::map<unsigned, ModelFunction> models_;  // by device * 8 + function, on bus 0
+  Models models_;  // on the root bus
+  Models behind_;  // behind the port
 
   PciRoot root_{kFirstBus, kLastBus};
+  std::shared_ptr<PciRootPort> port_ = std::make_shared<PciRootPort>();
   ResetControl reset_control_{[this] { ++resets_; }};
   std::shared_ptr<EcamWindow> ecam_ = std::make_shared<EcamWindow>(root_);
   std::shared_ptr<Cf8Ports> cf8_ = std::make_shared<Cf8Ports>(root_, reset_control_);
