@@ -2,6 +2,7 @@
 // Without a device tree there is no ECAM, and the ports stand alone.
 //
 //   00:01.0 1234:11e8 rev 10 class 00ff00  BAR0 mem32 0xc0000000 1M  caps 01@40 05@50  ext 0001@100
+//   00:02.0 1b36:000c rev 00 class 060400  bus 01 to 01  caps 10@40
 //
 // Check numbers:
 //   1  a host bridge is at 00:00.0
@@ -78,6 +79,9 @@ void PrintFunction(const PciFunction& f) {
   line.Add("%02x:%02x.%u %04x:%04x rev %02x class %06x", f.bdf.bus, f.bdf.device, f.bdf.function,
            f.vendor, f.device, f.revision, f.class_code);
   AddBars(line, f);
+  if (f.header_type == 1)
+    line.Add("  bus %02x to %02x", ReadConfig8(f.bdf, pci::kSecondaryBus),
+             ReadConfig8(f.bdf, pci::kSubordinateBus));
   const char* title = "  caps";
   ForEachCapability(f.bdf, [&](uint8_t id, unsigned offset) {
     line.Add("%s %02x@%x", title, id, offset);
