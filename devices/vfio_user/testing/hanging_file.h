@@ -1,5 +1,5 @@
 // HangingFile: a file of a file system (FUSE) whose owner does not answer: whoever asks it for anything waits
-// until the end of this object. It needs root, and is on no path.
+// until the end of this object, or for kPatience. It needs root, and is on no path.
 #pragma once
 
 #include <fcntl.h>
@@ -10,10 +10,15 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -26,6 +31,9 @@ namespace crossbar::vfio_user::testing {
 
 class HangingFile {
  public:
+  // Who waits for FUSE cannot be killed: without a limit a test that asks after all would never end.
+  static constexpr auto kPatience = std::chrono::seconds(10);
+
   // Error: no FUSE here, or no right to mount it.
   static Result<std::unique_ptr<HangingFile>> Make() {
     std::unique_ptr<HangingFile> made(new HangingFile);
@@ -45,7 +53,7 @@ class HangingFile {
     made->file_ = Fd(::openat(mount.get(), "file", O_RDWR | O_CLOEXEC));
     if (!made->file_.valid()) return Fail("cannot open a file of FUSE: {}", sys::ErrnoText(errno));
     MutexLock lock(made->mutex_);
-    made->hangs_ = true;
+    made->hangs_until_ = std::chrono::steady_clock::now() + kPatience;
     return made;
   }
   ~HangingFile() {
@@ -78,7 +86,8 @@ class HangingFile {
   }
   void Serve(const fuse_in_header& request) EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    if (hangs_) {
+    if (hangs_until_) {
+      unanswered_.push_back(request.unique);
       const bool closes = request.opcode == FUSE_FLUSH || request.opcode == FUSE_RELEASE ||
                           request.opcode == FUSE_INTERRUPT || request.opcode == FUSE_FORGET;
       if (!closes) asked_.push_back(request.opcode);
@@ -102,12 +111,22 @@ class HangingFile {
       Answer(request, fuse_open_out{});
     }
   }
+  void EndPatience() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    if (!hangs_until_ || std::chrono::steady_clock::now() < *hangs_until_) return;
+    for (const uint64_t unique : std::exchange(unanswered_, {})) {
+      const fuse_out_header header{sizeof header, -EIO, unique};
+      (void)sys::WriteAll(fuse_.get(), std::as_bytes(std::span(&header, 1)));
+    }
+  }
   void Run() {
     std::vector<std::byte> buffer(1 << 20);
     while (true) {
       std::array<pollfd, 2> polls = {pollfd{fuse_.get(), POLLIN, 0}, pollfd{stop_.get(), POLLIN, 0}};
-      (void)sys::Poll(polls, -1);
+      (void)sys::Poll(polls, 100);
       if (polls[1].revents != 0) return;
+      EndPatience();
+      if (polls[0].revents == 0) continue;
       const Result<size_t> n = sys::Read(fuse_.get(), buffer);
       fuse_in_header request;
       if (!n || *n < sizeof request) continue;
@@ -121,7 +140,8 @@ class HangingFile {
   Fd stop_;
   std::thread thread_;
   Mutex mutex_;
-  bool hangs_ GUARDED_BY(mutex_) = false;
+  std::optional<std::chrono::steady_clock::time_point> hangs_until_ GUARDED_BY(mutex_);
+  std::vector<uint64_t> unanswered_ GUARDED_BY(mutex_);
   std::vector<uint32_t> asked_ GUARDED_BY(mutex_);
 };
 
