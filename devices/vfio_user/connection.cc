@@ -99,6 +99,7 @@ Result<> Connection::Serve(Handler handler) {
   handler_ = std::move(handler);
   {
     MutexLock lock(mutex_);
+    served_ = true;
     // With no twin the reader reads for everyone, from now on.
     if (!twin_) reading_ = true;
   }
@@ -231,7 +232,7 @@ void Connection::Break(const std::string& reason, bool quietly) {
   if (broken()) return;
   broken_.store(true, std::memory_order_release);
   reason_ = reason;
-  if (!quietly) LogWarning("{}: the device is lost: {}", name_, reason);
+  if (!quietly && served_) LogWarning("{}: the device is lost: {}", name_, reason);
   socket_.Shutdown();
   if (twin_) twin_->Shutdown();
   (void)sys::SignalEvent(lost_);

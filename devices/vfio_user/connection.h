@@ -78,8 +78,8 @@ class Connection {
   Result<uint16_t> Start(const Request& request, Deadline deadline) EXCLUDES(mutex_);
   Result<Message> Await(uint16_t id, Deadline deadline) EXCLUDES(mutex_);
 
-  // Ends everything because of what the server did; the first reason is logged. `quietly`: it is us who
-  // want it.
+  // Ends everything because of what the server did; the first reason is logged once there is a device to
+  // lose: before Serve, whoever asked has it as an error. `quietly`: it is us who want it.
   void Break(const std::string& reason, bool quietly = false) EXCLUDES(mutex_);
   bool broken() const { return broken_.load(std::memory_order_acquire); }
   // Readable from the break on.
@@ -130,6 +130,7 @@ class Connection {
   Mutex mutex_;
   CondVar changed_;
   std::string reason_ GUARDED_BY(mutex_);
+  bool served_ GUARDED_BY(mutex_) = false;
   bool sending_ GUARDED_BY(mutex_) = false;  // somebody sends on socket_
   bool reading_ GUARDED_BY(mutex_) = false;  // somebody reads socket_ for all; the reader, for good
   uint16_t next_id_ GUARDED_BY(mutex_) = 1;
