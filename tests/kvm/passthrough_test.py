@@ -171,6 +171,7 @@ class Servers(Case):
         for server, words in (
                 (self.foreign(version=lambda _: struct.pack("<HH", 1, 0) + b"{}\0"), "version 1.0"),
                 (self.foreign(version=lambda _: errno.EINVAL), "VERSION: Invalid argument"),
+                (self.foreign(version=lambda _: None), "no answer to VERSION in time"),
                 (self.foreign(get_info=lambda _: struct.pack("<IIII", 16, 1, 9, 5)), "not a PCI device"),
                 (self.foreign(regions={CONFIG: bytearray(256)}), "no BARs"),
                 (self.foreign(regions={0: bytearray(4096)}), "no configuration space"),
