@@ -55,6 +55,7 @@ class TopologyTest : public ::testing::Test {
     std::ofstream file(path + "/config", std::ios::binary);
     for (uint16_t i = 0; i < (readable_ ? PciConfigSpace::kSize : 64); ++i)
       file.put(static_cast<char>(config.Get<uint8_t>(i)));
+    std::ofstream(path + "/class") << (bridge ? "0x060400\n" : "0x020000\n");
     std::ofstream(path + "/resource")
         << "0x000000000000c000 0x000000000000c01f 0x0000000000040101\n"
         << fmt::format("{:#018x} {:#018x} {:#018x}\n", start, size == 0 ? 0 : start + size - 1,
