@@ -145,25 +145,25 @@ class Kernels(Case):
     def guests(self, kernel):
         script = SCRIPT % VFIO_USER + "".join(f"guest {name} --cpus 2\n" for name in (*self.GUESTS, "p2p_copy"))
         script += "guest zap_storm --cpus 3 --cmdline toggles=5\n"
-        outcome = self.in_lab(script, kernel=kernel)
+        outcome = self.in_lab(script, "--timeout", 280, kernel=kernel)
         statuses = [line for line in outcome.out.splitlines() if line.startswith("status ")]
         self.assertEqual(statuses, ["status 1"] * (len(self.GUESTS) + 2), outcome)
 
-    @timeout(200)
+    @timeout(300)
     def test_debian_6_1(self):
         self.need_full()
         self.guests("debian-6.1")
 
-    @timeout(200)
+    @timeout(300)
     def test_debian_6_12(self):
         self.need_full()
         self.guests("debian-6.12")
 
-    @timeout(200)
+    @timeout(300)
     def test_debian_7(self):
         self.guests("debian-7")
 
-    @timeout(200)
+    @timeout(300)
     def test_iommufd(self):
         self.need_full()
         self.guests("iommufd")
