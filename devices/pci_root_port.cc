@@ -64,15 +64,19 @@ bool PciRootPort::LinkIsUp() const {
 }
 
 PciRootPort::Forwarding PciRootPort::Forwards() const {
-  const PciConfigSpace& config = config_;
-  const auto command = config.Get<uint16_t>(PCI_COMMAND);
-  const auto get16 = [&](uint16_t offset) { return uint64_t{config.Get<uint16_t>(offset)} & 0xfff0; };
-  const auto get32 = [&](uint16_t offset) { return uint64_t{config.Get<uint32_t>(offset)} << 32; };
+  const PciConfigSpace* const config = &config_;  // clang's lock analysis follows lambdas into members
+  const auto command = config->Get<uint16_t>(PCI_COMMAND);
+  const auto get16 = [config](uint16_t offset) {
+    return uint64_t{config->Get<uint16_t>(offset)} & 0xfff0;
+  };
+  const auto get32 = [config](uint16_t offset) {
+    return uint64_t{config->Get<uint32_t>(offset)} << 32;
+  };
   Forwarding forwarding;
   forwarding.upstream = (command & PCI_COMMAND_MASTER) != 0;
   if ((command & PCI_COMMAND_IO) != 0) {
-    const auto base = uint64_t{config.Get<uint8_t>(PCI_IO_BASE)};
-    const auto limit = uint64_t{config.Get<uint8_t>(PCI_IO_LIMIT)};
+    const auto base = uint64_t{config->Get<uint8_t>(PCI_IO_BASE)};
+    const auto limit = uint64_t{config->Get<uint8_t>(PCI_IO_LIMIT)};
     forwarding.ports = {base << 8, limit << 8 | 0xfff};
   }
   if ((command & PCI_COMMAND_MEMORY) != 0) {
