@@ -18,7 +18,7 @@ RUN = os.path.join(LAB, "run")
 FULL = bool(os.environ.get("CROSSBAR_LAB_FULL"))
 KERNEL = "iommufd"  # the one that boots fastest; what is about another names it
 
-PATIENCE = 100  # seconds for a run of lab/run, where the test has no other view
+PATIENCE = 300  # seconds for a run of lab/run, where the test has no other view; a busy machine needs most of it
 
 # Exit statuses of lab/run, as its --help lists them.
 USAGE, MISSING, LETS_THROUGH, DIED, TIMEOUT = 120, 121, 122, 123, 124

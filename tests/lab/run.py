@@ -30,7 +30,7 @@ def main(arguments):
         found[case.id().split(".", 1)[1].replace(".test_", ".")] = case
     if arguments == ["--list"]:
         for name, case in found.items():
-            print(name, getattr(getattr(case, case._testMethodName), "timeout", 120))
+            print(name, getattr(getattr(case, case._testMethodName), "timeout", 400))
         return 0
     if trouble := qemu_trouble():
         print(f"Skipped: {trouble}")
