@@ -29,21 +29,20 @@ Result<> DeviceServer::Serve(Fd socket) {
   device_.lines().Clear();
   requester_.reset();
   socket_.reset();
-  return ended;
+  // That the client has hung up shows in what comes from it, or where a reply is sent to it.
+  const bool hung_up = !ended && ended.error().code() == EPIPE;
+  return hung_up ? Result<>() : ended;
 }
 
 Result<> DeviceServer::Converse() {
   bool greeted = false;
   while (true) {
-    Result<std::optional<Message>> message =
-        socket_->stream.Receive(kMaxMessage, Deadline::max());
-    if (!message && message.error().code() == EPIPE) return {};
-    if (!message) return std::unexpected(std::move(message).error());
+    std::optional<Message> message = TRY(socket_->stream.Receive(kMaxMessage, Deadline::max()));
     if (!greeted) {
-      TRY(Greet(**message));
+      TRY(Greet(*message));
       greeted = true;
     } else {
-      TRY(Handle(std::move(**message)));
+      TRY(Handle(*std::move(message)));
     }
   }
 }

@@ -225,6 +225,20 @@ TEST(VfioUserEndToEnd, TwoDevicesThatWriteToEachOtherDoNotDeadlock) {
   }
 }
 
+TEST(VfioUserServer, AClientThatIsGoneBeforeItsReplyHasHungUpAndBrokenNothing) {
+  const std::unique_ptr<MemoryDevice> memory = MemoryDevice::Create(kMiB).value();
+  DeviceServer server(*memory);
+  auto ends = sys::SocketPair().value();
+  {
+    MessageSocket client(std::move(ends.first), std::chrono::seconds(10));
+    Header header;
+    header.command = static_cast<uint16_t>(Command::kVersion);
+    ASSERT_TRUE(client.Send(header, EncodeVersion(Version()), {}, {}, Deadline::max()));
+  }
+  const Result<> served = server.Serve(std::move(ends.second));
+  EXPECT_TRUE(served) << served.error().message();
+}
+
 // A server may answer DMA_UNMAP only when no copy touches the memory any more.
 TEST(VfioUserServer, UnmapsWaitForTheCopiesUnderWay) {
   ClientMemory memory;
