@@ -78,9 +78,10 @@ TEST(VfioUserHangingFile, G12NothingIsAskedOfIt) {
 TEST(VfioUserHangingFile, HangsWhoAsks) {
   auto file = HangingFile::Make();
   if (!file) GTEST_SKIP() << file.error().message();
+  const Fd own(::dup((*file)->fd()));  // not closed, as the file's own is, while it is asked
   std::atomic<bool> answered = false;
-  std::thread asks([&, fd = (*file)->fd()] {
-    (void)sys::FileSize(fd);
+  std::thread asks([&] {
+    (void)sys::FileSize(own.get());
     answered = true;
   });
   while ((*file)->asked().empty()) std::this_thread::yield();
