@@ -9,8 +9,9 @@ namespace guest {
 namespace {
 
 namespace reg {
-constexpr uint64_t kId = 0x00, kLiveness = 0x04, kInterruptStatus = 0x24, kAcknowledge = 0x64,
-                   kSource = 0x80, kDestination = 0x88, kCount = 0x90, kCommand = 0x98;
+constexpr uint64_t kId = 0x00, kLiveness = 0x04, kInterruptStatus = 0x24, kRaise = 0x60,
+                   kAcknowledge = 0x64, kSource = 0x80, kDestination = 0x88, kCount = 0x90,
+                   kCommand = 0x98;
 // Extensions of our own device server (devices/vfio_user/dma_device.h).
 constexpr uint64_t kMagic = 0xf00, kBufferSize = 0xf08;
 }
@@ -72,13 +73,31 @@ bool Edu::UseMsix(uint8_t vector) {
   return true;
 }
 
-void Edu::Begin(Direction direction, uint64_t address, uint64_t size, uint64_t offset) {
+bool Edu::UseIntx(uint8_t vector) {
+  if (ReadConfig8(function_.bdf, pci::kInterruptPin) == 0) return false;
+  const uint32_t pin = ReadConfig8(function_.bdf, pci::kInterruptLine);
+  if (pin >= IoApicPins()) return false;
+  RouteIoApicPin(pin, vector, LocalApicId(), Trigger::kLevel);
+  interrupts_ = true;
+  return true;
+}
+
+void Edu::Program(Direction direction, uint64_t address, uint64_t size, uint64_t offset,
+                  uint32_t command) {
   const bool from = direction == Direction::kFromDevice;
   Write<uint64_t>(registers_ + reg::kSource, from ? kBuffer + offset : address);
   Write<uint64_t>(registers_ + reg::kDestination, from ? address : kBuffer + offset);
   Write<uint64_t>(registers_ + reg::kCount, size);
   Write<uint32_t>(registers_ + reg::kCommand,
-                  kRun | static_cast<uint32_t>(direction) | (interrupts_ ? kInterrupt : 0));
+                  command | static_cast<uint32_t>(direction) | (interrupts_ ? kInterrupt : 0));
+}
+
+void Edu::Prepare(Direction direction, uint64_t address, uint64_t size, uint64_t offset) {
+  Program(direction, address, size, offset, 0);
+}
+
+void Edu::Begin(Direction direction, uint64_t address, uint64_t size, uint64_t offset) {
+  Program(direction, address, size, offset, kRun);
 }
 
 bool Edu::Finish() const {
@@ -88,6 +107,10 @@ bool Edu::Finish() const {
     Pause();
   }
   return true;
+}
+
+void Edu::Raise(uint32_t causes) const {
+  Write<uint32_t>(registers_ + reg::kRaise, causes);
 }
 
 uint32_t Edu::TakeInterrupt() const {

@@ -14,6 +14,8 @@ class Edu {
   static constexpr uint16_t kVendor = 0x1234, kDevice = 0x11e8;
   static constexpr uint32_t kIdentification = 0x010000ed;
   static constexpr uint64_t kBufferSize = 4096;  // what one transfer can carry, at least
+  // In its registers, where it is our own `dma`: a write of four bytes starts what was prepared.
+  static constexpr uint64_t kDoorbell = 0x1020;
 
   // Finds the first such device, maps its registers and lets it decode and master the bus. False where
   // there is none.
@@ -25,13 +27,15 @@ class Edu {
   // What one transfer can carry: more than kBufferSize where the device is our own `dma` and says so.
   uint64_t buffer_size() const;
 
-  // Uses MSI or MSI-X, and not the other, from now on: completion raises `vector` on the boot CPU.
-  // False without the capability.
+  // Uses MSI, MSI-X or INTx, and not the others, from now on: completion raises `vector` on the boot CPU.
+  // False where it has no such thing. INTx is what there is before one of the others was used.
   bool UseMsi(uint8_t vector);
   bool UseMsix(uint8_t vector);
+  bool UseIntx(uint8_t vector);
 
   enum class Direction : uint32_t { kToDevice = 0, kFromDevice = 2 };
-  // Starts a transfer between `address` on the bus and its buffer at `offset`.
+  // A transfer between `address` on the bus and its buffer at `offset`, which Begin starts.
+  void Prepare(Direction direction, uint64_t address, uint64_t size, uint64_t offset = 0);
   void Begin(Direction direction, uint64_t address, uint64_t size, uint64_t offset = 0);
   // Waits for its end; false after five seconds.
   bool Finish() const;
@@ -41,10 +45,14 @@ class Edu {
     return Finish();
   }
 
+  // Raises an interrupt for `causes`, and nothing else.
+  void Raise(uint32_t causes) const;
   // What raised the interrupt, and its end.
   uint32_t TakeInterrupt() const;
 
  private:
+  void Program(Direction direction, uint64_t address, uint64_t size, uint64_t offset, uint32_t command);
+
   PciFunction function_{};
   uint64_t registers_ = 0;
   bool interrupts_ = false;

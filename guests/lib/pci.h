@@ -36,7 +36,7 @@ namespace pci {  // offsets and bits (PCIe 6.0, 7.5.1)
 inline constexpr unsigned kId = 0x00, kCommand = 0x04, kStatus = 0x06, kClass = 0x08,
                           kHeaderType = 0x0e, kBar0 = 0x10, kSecondaryBus = 0x19,
                           kSubordinateBus = 0x1a, kCapabilities = 0x34,
-                          kInterruptPin = 0x3d, kExtended = 0x100;
+                          kInterruptLine = 0x3c, kInterruptPin = 0x3d, kExtended = 0x100;
 inline constexpr uint16_t kCommandIo = 1 << 0, kCommandMemory = 1 << 1, kCommandMaster = 1 << 2,
                           kCommandIntxOff = 1 << 10;
 inline constexpr uint16_t kStatusCapabilities = 1 << 4;
