@@ -5,11 +5,10 @@ import os
 import signal
 import socket
 import struct
-import subprocess
 import time
 
 from foreign_server import CONFIG, ForeignServer
-from program import HOST_ERROR, PROGRAM, STOPPED, SUCCESS, USAGE, Case
+from program import HOST_ERROR, STOPPED, SUCCESS, USAGE, Case
 
 DMA = "model=dma,address-bits=64,id=engine"
 MEMORY = "model=memory,size=4M,id=memory"
@@ -100,18 +99,6 @@ class Vfiouser(Case):
 
 
 class Servers(Case):
-    def serve(self, *arguments, path="server.sock"):
-        """A server of the user's own; its socket."""
-        path = os.path.join(self.folder, path)
-        server = subprocess.Popen([PROGRAM, "serve", *arguments, "--socket", path], cwd=self.folder)
-        self.addCleanup(server.wait)
-        self.addCleanup(server.kill)
-        deadline = time.monotonic() + 30
-        while not os.path.exists(path):
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.01)
-        return server, path
-
     def test_of_the_users_own(self):
         _, memory = self.serve("memory", "--size", "4M")
         for _ in range(2):  # it serves one client after the other

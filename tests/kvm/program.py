@@ -228,6 +228,18 @@ class Case(unittest.TestCase):
         image = name if "/" in name else guest(name)
         return self.crossbar("run", "--kernel", image, *arguments, **options)
 
+    def serve(self, *arguments, path="server.sock"):
+        """A server of the user's own; its socket."""
+        path = os.path.join(self.folder, path)
+        server = subprocess.Popen([PROGRAM, "serve", *arguments, "--socket", path], cwd=self.folder)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        deadline = time.monotonic() + 30
+        while not os.path.exists(path):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        return server, path
+
     @staticmethod
     def _feed(session, data):
         """Sends on; whether all of `data` went, or nobody takes it."""
