@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "base/check.h"
 #include "base/sys.h"
 
 namespace crossbar::bench {
@@ -165,6 +166,16 @@ int Main(int argc, char** argv, const Program& program) {
   if (program.after) program.after(results, gates);
   return gates.Print() ? 0 : 1;
 }
+
+OneCpu::OneCpu() {
+  CHECK(::sched_getaffinity(0, sizeof before_, &before_) == 0);
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<size_t>(::sched_getcpu()), &one);
+  CHECK(::sched_setaffinity(0, sizeof one, &one) == 0);
+}
+
+OneCpu::~OneCpu() { (void)::sched_setaffinity(0, sizeof before_, &before_); }
 
 bool Required(const char* variable) {
   return std::getenv(variable) != nullptr;

@@ -5,7 +5,9 @@
 #pragma once
 
 #include <benchmark/benchmark.h>
+#include <sched.h>
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <optional>
@@ -72,6 +74,27 @@ struct Program {
 
 // The exit status: 0, 1 where a gate does not hold or nothing could be measured, 77 for "skipped".
 int Main(int argc, char** argv, const Program& program);
+
+// Seconds.
+template <typename Work>
+double Timed(Work&& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Both sides of a contest of wake-ups on one CPU: whether the scheduler spreads their threads over CPUs
+// or not makes ten times more of a difference than what is measured, and comes and goes.
+class OneCpu {
+ public:
+  OneCpu();
+  OneCpu(const OneCpu&) = delete;
+  OneCpu& operator=(const OneCpu&) = delete;
+  ~OneCpu();
+
+ private:
+  cpu_set_t before_;
+};
 
 // Whether an environment variable that makes a missing tool a failure is set (scripts/test --ci).
 bool Required(const char* variable);

@@ -24,13 +24,6 @@ constexpr Gpa kPlace(16 * kGiB);
 constexpr uint32_t kFreeSlot =
     1;  // slot 0 holds the code; AddressSpace takes the lowest free one too
 
-template <typename Work>
-double Timed(Work&& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 // Each returns the seconds to add and to delete.
 Result<std::vector<double>> ThroughAddressSpace(Machine& machine, GuestRange range, Hva host) {
   AddressSpace::Placement placement;

@@ -6,8 +6,6 @@
 //
 // Gates: an access takes at most 1.3 times the ping-pong; a copy from 1 MiB up at least 0.9 of memcpy's
 // bandwidth; a zap with 16 peers at most twice as long a peer as with one.
-#include <sched.h>
-
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -36,13 +34,6 @@ constexpr uint64_t kCopies[] = {64 * kKiB, kMiB, 4 * kMiB, 16 * kMiB};
 constexpr uint64_t kGatedCopy = kMiB;
 constexpr unsigned kPeers[] = {1, 4, 16};
 constexpr Gpa kBar(k4GiB);
-
-template <typename Work>
-double Timed(Work&& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 class NoSlots : public MemslotTable {
  public:
@@ -94,25 +85,6 @@ class PingPong {
 
   Fd near_;
   std::thread thread_;
-};
-
-// Both sides of a contest of wake-ups on one CPU: whether the scheduler spreads their threads over CPUs
-// or not makes ten times more of a difference than what is measured, and comes and goes.
-class OneCpu {
- public:
-  OneCpu() {
-    CHECK(::sched_getaffinity(0, sizeof before_, &before_) == 0);
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(static_cast<size_t>(::sched_getcpu()), &one);
-    CHECK(::sched_setaffinity(0, sizeof one, &one) == 0);
-  }
-  OneCpu(const OneCpu&) = delete;
-  OneCpu& operator=(const OneCpu&) = delete;
-  ~OneCpu() { (void)::sched_setaffinity(0, sizeof before_, &before_); }
-
- private:
-  cpu_set_t before_;
 };
 
 Result<> MeasureAccess(Gates& gates) {
