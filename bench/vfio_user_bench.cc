@@ -1,16 +1,20 @@
 // VfioUser: what the vfio-user client and our servers cost beside the least they could cost.
 //
 // A region access beside a bare ping-pong of as many bytes over a socket; the copy of peer-to-peer DMA beside
-// memcpy of the same bytes; a zap by the number of peers. Servers are threads of this program, so that
-// both sides of each contest wake the same kind of sleeper.
+// memcpy of the same bytes; a zap by the number of peers, of our own servers and of slow ones. Servers are
+// threads of this program, so that both sides of each contest wake the same kind of sleeper.
 //
 // Gates: an access takes at most 1.3 times the ping-pong; a copy from 1 MiB up at least 0.9 of memcpy's
-// bandwidth; a zap with 16 peers at most twice as long a peer as with one.
+// bandwidth; a zap with 16 peers at most twice as long a peer as with one. With 16 slow peers it is at most
+// twice as long as with one in all, since they are slow at the same time: they are not waited for one
+// after another. It asks each peer once, and nothing else.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -24,8 +28,13 @@
 namespace crossbar::bench {
 namespace {
 
+using vfio_user::Command;
+using vfio_user::Connection;
 using vfio_user::DmaDevice;
 using vfio_user::MemoryDevice;
+using vfio_user::Message;
+using vfio_user::MessageSocket;
+using vfio_user::VfioUserDomain;
 using vfio_user::testing::Served;
 using vfio_user::testing::WideDma;
 
@@ -171,10 +180,125 @@ Result<> MeasureZap(Gates& gates) {
   return {};
 }
 
+// A peer whose server maps nothing and sleeps before it answers an unmap: where such sleeps overlap and where
+// they do not makes the same difference on however many CPUs.
+class SlowPeer {
+ public:
+  static Result<std::unique_ptr<SlowPeer>> Create(AddressSpace& space) {
+    auto [near, far] = TRY(sys::SocketPair());
+    std::unique_ptr<SlowPeer> peer(new SlowPeer(std::move(far)));
+    peer->connection_ = TRY(Connection::Create(std::move(near), "slow", {}));
+    const vfio_user::Version version = TRY(peer->connection_->Negotiate());
+    TRY(peer->connection_->Serve([](const Message&) { return Connection::Answer{ENOTSUP, {}}; }));
+    peer->domain_.emplace(*peer->connection_, version, nullptr);
+    peer->membership_ = TRY(space.AddDomain(*peer->domain_));
+    return peer;
+  }
+  ~SlowPeer() {
+    membership_ = {};
+    domain_.reset();
+    connection_.reset();
+    thread_.join();
+  }
+
+  // What its server was sent, of one kind and in all.
+  unsigned unmaps() const { return unmaps_; }
+  unsigned messages() const { return messages_; }
+
+ private:
+  static constexpr std::chrono::milliseconds kAnswer{3};
+  static constexpr std::chrono::milliseconds kStall{2000};
+
+  explicit SlowPeer(Fd socket) {
+    thread_ = std::thread([this, fd = std::move(socket)]() mutable {
+      MessageSocket end(std::move(fd), kStall);
+      while (true) {
+        const auto message = end.Receive(vfio_user::kMaxMessage, vfio_user::Deadline::max());
+        if (!message || !*message) return;
+        Answer(end, **message);
+      }
+    });
+  }
+
+  void Answer(MessageSocket& end, const Message& message) {
+    ++messages_;
+    std::vector<std::byte> body;
+    if (message.header.command == static_cast<uint16_t>(Command::kVersion)) {
+      body = vfio_user::EncodeVersion(vfio_user::Version());
+    } else if (message.header.command == static_cast<uint16_t>(Command::kDmaUnmap)) {
+      ++unmaps_;
+      body = message.body;
+      std::this_thread::sleep_for(kAnswer);
+    }
+    vfio_user::Header header = message.header;
+    header.flags = vfio_user::Header::kReply;
+    (void)end.Send(header, body, {}, {}, std::chrono::steady_clock::now() + kStall);
+  }
+
+  std::thread thread_;
+  std::atomic<unsigned> unmaps_ = 0;
+  std::atomic<unsigned> messages_ = 0;
+  std::unique_ptr<Connection> connection_;
+  std::optional<VfioUserDomain> domain_;
+  AddressSpace::DomainHandle membership_;
+};
+
+// A BAR and the slow peers that may reach it.
+struct SlowMachine {
+  NoSlots slots;
+  AddressSpace space{slots};
+  std::vector<std::unique_ptr<SlowPeer>> peers;
+
+  Result<> Add(unsigned count) {
+    while (peers.size() < count) peers.push_back(TRY(SlowPeer::Create(space)));
+    return {};
+  }
+  Result<double> ZapSeconds() {
+    Backing registers;
+    registers.kind = Backing::Kind::kBar;
+    AddressSpace::Mapping bar = TRY(space.Map({{{{kBar, kMiB}, registers}}, {}}));
+    AddressSpace::Mapping* const zapped = &bar;
+    return Timed([&] { space.Zap({&zapped, 1}); });
+  }
+};
+
+Result<> CountMessages(SlowMachine& machine, Gates& gates) {
+  const auto sum = [&](unsigned (SlowPeer::*of)() const) {
+    unsigned total = 0;
+    for (const auto& peer : machine.peers) total += (peer.get()->*of)();
+    return total;
+  };
+  const auto count = static_cast<double>(machine.peers.size());
+  const unsigned unmaps = sum(&SlowPeer::unmaps);
+  const unsigned messages = sum(&SlowPeer::messages);
+  TRY(machine.ZapSeconds());
+  const std::string name = fmt::format("mapped for and zapped with {} peers, ", count);
+  gates.Equal(name + "DMA_UNMAPs", sum(&SlowPeer::unmaps) - unmaps, count);
+  gates.Equal(name + "messages", sum(&SlowPeer::messages) - messages, 2 * count);
+  return {};
+}
+
+Result<> MeasureSlowZap(Gates& gates) {
+  SlowMachine one;
+  SlowMachine many;
+  TRY(one.Add(1));
+  TRY(many.Add(kPeers[std::size(kPeers) - 1]));
+  const auto sampler = [](SlowMachine& machine) {
+    return [&machine]() -> Result<std::vector<double>> { return std::vector{TRY(machine.ZapSeconds())}; };
+  };
+  const Limit limit{.ratio = 2, .on = Limit::On::kMedian};
+  const std::vector<Pairs> pairs = TRY(Compare(sampler(many), sampler(one), limit, {}));
+  Report("zap_slow/peers:16", "one", pairs[0]);
+  gates.Ratio("zap with 16 slow peers / with one", pairs[0], limit);
+  TRY(CountMessages(one, gates));
+  return CountMessages(many, gates);
+}
+
 Result<> Measure(Gates& gates) {
   TRY(MeasureAccess(gates));
   TRY(MeasureCopies(gates));
-  return MeasureZap(gates);
+  TRY(MeasureZap(gates));
+  return MeasureSlowZap(gates);
 }
 
 }  // namespace
