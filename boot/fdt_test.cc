@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "boot/fdt_testing.h"
@@ -63,14 +64,14 @@ TEST(Fdt, EachRamBankIsAMemoryNode) {
   EXPECT_THAT(tree.Cells("/memory@123456000", "reg"), ElementsAre(1, 0x23456000, 0, 0x789a000));
 }
 
-TEST(Fdt, ReservesTheAcpiTables) {
+TEST(Fdt, ReservesTheAcpiTablesAndTheResetVector) {
   const Tree tree = Build(DefaultPlatform());
-  ASSERT_EQ(fdt_num_mem_rsv(tree.fdt()), 1);
-  uint64_t start = 0;
-  uint64_t size = 0;
-  ASSERT_EQ(fdt_get_mem_rsv(tree.fdt(), 0, &start, &size), 0);
-  EXPECT_EQ(start, 0xe0000u);
-  EXPECT_EQ(size, 0x20000u);
+  std::vector<std::pair<uint64_t, uint64_t>> reserved;
+  for (int i = 0; i < fdt_num_mem_rsv(tree.fdt()); ++i) {
+    auto& [start, size] = reserved.emplace_back();
+    ASSERT_EQ(fdt_get_mem_rsv(tree.fdt(), i, &start, &size), 0);
+  }
+  EXPECT_THAT(reserved, ElementsAre(std::pair(0xe0000, 0x1fff0), std::pair(0xffff0, 0x10)));
 }
 
 TEST(Fdt, TheInterruptControllerIsAnIoApic) {

@@ -81,7 +81,7 @@ void WriteIsaDevices(FdtWriter& fdt, const PlatformInfo& platform) {
   fdt.Cells("reset-value", {platform.power.reset_value});
 }
 
-constexpr GuestRange kReserved[] = {x86_layout::kAcpiTables};
+constexpr GuestRange kReserved[] = {x86_layout::kAcpiTables, x86_layout::kResetVector};
 
 }  // namespace
 

@@ -4,7 +4,7 @@
 // Multiboot 1. vmm/ calls it at start and again, over RAM that has been used, at a guest reboot; on
 // one thread, while no vCPU runs. Every error is one line that names the file, the reason and the
 // next step. It writes only what it placed (boot/placement.h, boot/x86_layout.h), never the ACPI
-// tables, which are boot/acpi.h's.
+// tables and the reset vector, which are boot/acpi.h's and boot/reset_vector.h's.
 #pragma once
 
 #include <cstddef>

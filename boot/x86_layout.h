@@ -20,10 +20,11 @@ inline constexpr GuestRange kPageTables{Gpa(0x5000), 0x6000};  // PML4, PDPT, 4 
 // The command line and the modules' strings, each with its terminating zero.
 inline constexpr GuestRange kStrings{Gpa(0x10000), 0x10000};
 
-// VGA memory and option ROMs of a PC: RAM behind it, but no guest expects to own it. The ACPI
-// tables are at its end, where ACPI 6.5, 5.2.5.1 lets a kernel search for the RSDP.
+// VGA memory and ROMs of a PC: RAM behind it, but no guest expects to own it. The ACPI tables are
+// where ACPI 6.5, 5.2.5.1 lets a kernel search for the RSDP, up to F000:FFF0.
 inline constexpr GuestRange kLegacyHole{Gpa(0xa0000), 0x60000};
-inline constexpr GuestRange kAcpiTables{Gpa(0xe0000), 0x20000};
+inline constexpr GuestRange kAcpiTables{Gpa(0xe0000), 0x1fff0};
+inline constexpr GuestRange kResetVector{Gpa(0xffff0), 0x10};
 
 // Nothing is placed by choice below here.
 inline constexpr Gpa kHighMemory{kMiB};
@@ -32,6 +33,7 @@ inline constexpr Gpa kHighMemory{kMiB};
 inline constexpr uint16_t kCodeSelector = 0x10;
 inline constexpr uint16_t kDataSelector = 0x18;
 
-static_assert(kLegacyHole.Contains(kAcpiTables));
+static_assert(kLegacyHole.Contains(kAcpiTables) && kLegacyHole.Contains(kResetVector));
+static_assert(!kAcpiTables.Overlaps(kResetVector));
 
 }  // namespace crossbar::x86_layout

@@ -1,5 +1,6 @@
-// reboot: resets the machine through port 0xcf9 reboots=N times (default 2) and checks in each boot
-// that it starts from power-on. RAM survives a reset, so a page that no image occupies carries the
+// reboot: resets the machine reboots=N times (default 2) and checks in each boot that it starts from
+// power-on: through port 0xcf9, and every second time, where there is another CPU, by that CPU's jump
+// to the reset vector. RAM survives a reset, so a page that no image occupies carries the
 // count; everything that is loaded must be loaded anew.
 //
 // Check numbers:
@@ -133,6 +134,7 @@ void GuestMain() {
   }
   ++survivor.boots;
   Disturb();
+  if (cpus > 1 && survivor.boots % 2 == 0) ResetByVector(cpus - 1);
   Reset();
 }
 

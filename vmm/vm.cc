@@ -15,6 +15,7 @@
 #include "base/sys.h"
 #include "boot/acpi.h"
 #include "boot/fdt.h"
+#include "boot/reset_vector.h"
 #include "vmm/host_memory.h"
 #include "vmm/passthrough_report.h"
 #include "vmm/prefault.h"
@@ -200,6 +201,7 @@ Result<> Vm::LoadAndEnter(bool fresh) {
     request.modules.push_back({images_.modules[i].get(), options_.modules[i].arguments});
   request.ram_is_zero = fresh;
   request.rsdp = TRY(WriteAcpiTables(ram_, platform_));
+  TRY(WriteResetVector(ram_, platform_.power));
   const std::vector<std::byte> tree = TRY(BuildDeviceTree(platform_, options_.command_line));
   request.device_tree = tree;
   loaded_ = TRY(LoadGuest(ram_, platform_, request));

@@ -48,15 +48,20 @@ bool WaitUntilOnline(const Worker& worker) {
   return true;
 }
 
+// In real mode, at the start of a page below 1 MiB.
+void Restart(uint32_t apic_id, uint64_t page) {
+  SendInit(apic_id);
+  Delay(200);
+  SendStartup(apic_id, static_cast<uint8_t>(page / kPageSize));
+}
+
 bool StartOne(Worker& worker, unsigned index, uint32_t apic_id, uint64_t page) {
   const auto stack =
       reinterpret_cast<uint64_t>(AllocatePages(CPU_STACK_SIZE / kPageSize, CPU_STACK_SIZE));
   worker.cpu = static_cast<Cpu*>(AllocatePages((sizeof(Cpu) + kPageSize - 1) / kPageSize));
   PrepareCpu(worker.cpu, index, apic_id, stack + CPU_STACK_SIZE);
   started_stack = stack + CPU_STACK_SIZE;
-  SendInit(apic_id);
-  Delay(200);
-  SendStartup(apic_id, static_cast<uint8_t>(page / kPageSize));
+  Restart(apic_id, page);
   return WaitUntilOnline(worker);
 }
 
@@ -93,6 +98,14 @@ unsigned StartCpus() {
     if (StartOne(workers[cpu_count], cpu_count, apic_id, page)) ++cpu_count;
   }
   return cpu_count;
+}
+
+void ResetByVector(unsigned index) {
+  constexpr uint8_t kLongJump[] = {0xea, 0xf0, 0xff, 0x00, 0xf0};  // ljmp $0xf000, $0xfff0
+  const uint64_t page = FindTrampolinePage();
+  memcpy(reinterpret_cast<void*>(page), kLongJump, sizeof(kLongJump));
+  Restart(CpuAt(index).apic_id, page);
+  Halt();
 }
 
 unsigned CpuCount() {

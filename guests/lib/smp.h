@@ -18,6 +18,10 @@ unsigned StartCpus();
 unsigned CpuCount();         // that run
 Cpu& CpuAt(unsigned index);  // index < CpuCount(); 0 is the boot CPU
 
+// Has CPU `index` (not the calling one) jump to F000:FFF0 in real mode, where the firmware of a PC
+// resets the machine. Boot CPU only.
+[[noreturn]] void ResetByVector(unsigned index);
+
 // Runs function(argument) on CPU `index` (not the calling one), in ring 0 with interrupts off, and
 // returns at once. Wait waits for its end. Boot CPU only.
 void RunOn(unsigned index, CpuFunction function, void* argument);
