@@ -3,7 +3,7 @@ import os
 import re
 import shutil
 
-from machine import Case, timeout
+from machine import KERNEL, Case, timeout
 
 KERNELS = ("debian-6.1", "debian-6.1-cloud", "debian-6.12", "debian-6.12-cloud", "debian-7", "debian-7-cloud", "iommufd")
 
@@ -21,13 +21,13 @@ guest() { boot $1 --cpus $2 --memory $3 --cmdline 'console=ttyS0 quiet lab_run="
 TALK = """
 mkfifo keys
 prompt() { await '\\[6n' 1; }
-talk() { crossbar run --initrd $LAB_INITRD --memory 256M "$@" <keys >console & crossbar=$!; exec 5>keys; }
+talk() { : >console; crossbar run --initrd $LAB_INITRD --memory 256M "$@" <keys >console & crossbar=$!; exec 5>keys; }
 type() { echo "$*" >&5; }
 await() {
   tries=0
   until [ $(grep -c "$1" console) -ge $2 ]; do
     tries=$((tries + 1))
-    [ $tries -lt 200 ] || { echo "no $1 in:"; cat console; exit 1; }
+    [ $tries -lt 600 ] || { echo "no $1 in:"; cat console; exit 1; }
     sleep 0.1
   done
 }
@@ -105,14 +105,6 @@ class Guest(Case):
             type poweroff -f; end""")
         self.assertEqual(outcome.out, "status 0\n", outcome)
 
-    def test_reboot(self):
-        outcome = self.in_lab(TALK + """
-            talk --kernel $LAB_LINUX --cpus 2 --cmdline 'console=ttyS0 quiet' --report report
-            prompt; type reboot -f
-            await '^guest: Linux' 2; type poweroff -f; end
-            grep reboots report""")
-        self.assertEqual(outcome.out.split(), ["status", "0", '"reboots":', "1"], outcome)
-
     def test_panic_reboots_where_the_guest_asks_for_it(self):
         outcome = self.in_lab(TALK + """
             talk --kernel $LAB_VMLINUX --cmdline 'console=ttyS0 quiet panic=-1'
@@ -125,6 +117,35 @@ class Guest(Case):
               --cmdline 'console=ttyS0 quiet reboot=t,force lab_run="reboot -f; sleep 100"'; echo $?""")
         self.assertEqual(outcome.out, "6\n", outcome)
         self.assertIn("triple fault", outcome.err)
+
+
+class Reboots(Case):
+    """Linux resets by the FADT's register where it is built without EFI, and by the reset vector where with it."""
+
+    @timeout(900)
+    def test_without_efi_and_with(self):
+        self.reboots([("iommufd", 2), ("debian-6.12-cloud", 2)])
+
+    def reboots(self, cases, host=KERNEL):
+        script = TALK + "".join(f"""
+            talk --kernel /lab/linux/{kernel}/vmlinux --cpus {cpus} --cmdline 'console=ttyS0 quiet' --report report
+            prompt; type reboot -f
+            await '^guest: Linux' 2; type poweroff -f; end
+            grep reboots report""" for kernel, cpus in cases)
+        guests = [word for kernel in dict.fromkeys(kernel for kernel, _ in cases) for word in ("--guest", kernel)]
+        outcome = self.in_lab(script, *guests, "--memory", "3G", "--timeout", 850, kernel=host)
+        self.assertEqual(outcome.out.split(), ["status", "0", '"reboots":', "1"] * len(cases), outcome)
+
+
+def add_reboots():
+    for host in ("debian-6.12", "debian-7"):
+        def test(self, host=host):
+            self.need_full()
+            self.reboots([(kernel, cpus) for kernel in ("debian-6.1", "debian-6.12", "debian-7") for cpus in (1, 4)], host)
+        setattr(Reboots, "test_every_series_on_" + host.replace("-", "_").replace(".", "_"), timeout(900)(test))
+
+
+add_reboots()
 
 
 class Complaints(Case):
