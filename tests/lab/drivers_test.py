@@ -125,6 +125,30 @@ class Drivers(Case):
         self.assertEqual(before, 0, outcome)
         self.assertGreater(after, 0, outcome)
 
+    KEEP = """
+    disk=$(disk 08); mkdir /tmp/files
+    if mount $disk /tmp/files 2>/dev/null; then
+      echo "read $(cat /tmp/files/one /tmp/files/two | sha256sum)"
+    else
+      mke2fs $disk >/dev/null; mount $disk /tmp/files
+      head -c 30000000 /dev/urandom >/tmp/files/one; head -c 100001 /dev/urandom >/tmp/files/two
+      echo "wrote $(cat /tmp/files/one /tmp/files/two | sha256sum)"
+      umount /tmp/files; reboot -f
+    fi
+    """
+
+    @timeout(300)
+    def test_a_file_system_outlives_a_reboot(self):
+        outcome = self.in_lab(GUESTS + job("one", self.KEEP) + """
+            vm one $LAB_VMLINUX '' --device $LAB_DEVICE1,slot=08; show one; cat $LAB_FAULTS
+            echo "== report"; cat one.report""",
+            *devices("nvme,disk=128M"), "--guest", "debian-6.12-cloud", "--timeout", 280, kernel=HOST)
+        console, report = outcome.out.removeprefix("== one\n").split("== report\n")
+        kept = re.findall(r"^(guest|wrote|read|status)[: ]+(\S+)", console, re.MULTILINE)
+        self.assertEqual([word for word, _ in kept], ["guest", "wrote", "guest", "read", "status"], outcome)
+        self.assertEqual(kept[1][1], kept[3][1], outcome)
+        self.assertEqual((kept[4][1], json.loads(report)["end"]["reboots"]), ("0", 1), outcome)
+
     @timeout(200)
     def test_a_virtual_function_and_the_lab_host(self):
         self.need_full()
