@@ -3,9 +3,13 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 
 #include <cerrno>
+
+#include "base/failpoint.h"
+#include "base/sys_socket.h"
 
 namespace crossbar {
 namespace {
@@ -39,6 +43,19 @@ TEST(Sys, DrainingAnEmptyNonBlockingEventGivesZero) {
   EXPECT_TRUE(sys::SignalEvent(event));
   EXPECT_TRUE(sys::SignalEvent(event));
   EXPECT_EQ(sys::DrainEvent(event).value(), 2u);
+}
+
+TEST(Sys, WakingAThreadOutlastsOneFailure) {
+  const Fd event = sys::EventFd(0, EFD_NONBLOCK).value();
+  const auto [ours, theirs] = sys::SocketPair().value();
+  ASSERT_TRUE(failpoints::Arm("write=EIO*1"));
+  ASSERT_TRUE(failpoints::Arm("shutdown=EIO*1"));
+  EXPECT_TRUE(sys::SignalEvent(event));
+  EXPECT_TRUE(sys::Shutdown(ours.get()));
+  EXPECT_EQ(failpoints::Fired(), 2u);
+  failpoints::Reset();
+  EXPECT_EQ(sys::DrainEvent(event).value(), 1u);
+  EXPECT_TRUE(sys::IsReadable(theirs.get()));
 }
 
 TEST(Sys, AnIoctlCanBeLeftOutAndNothingElse) {
