@@ -7,10 +7,11 @@
 
 namespace crossbar {
 
-void PciWindow::Add(uint64_t start, uint64_t size, std::shared_ptr<BusDevice> device) {
+void PciWindow::Add(uint64_t start, uint64_t size, std::shared_ptr<BusDevice> device, uint64_t order) {
   CHECK(size != 0 && Contains(start, size), "{:#x} size {:#x}", start, size);
   MutexLock lock(mutex_);
-  entries_.push_back({start, size, std::move(device)});
+  entries_.insert(std::ranges::upper_bound(entries_, order, {}, &Entry::order),
+                  {start, size, std::move(device), order});
 }
 
 void PciWindow::Remove(const BusDevice* device) {

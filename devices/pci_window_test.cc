@@ -46,6 +46,14 @@ TEST_F(PciWindowTest, TheOldestAnswersAndTheNextWhenItHasGone) {
   EXPECT_EQ(window_.Read(0, 2), 0xffffu);
 }
 
+TEST_F(PciWindowTest, TheOldestIsByOrderAndNotByWhoWasAddedFirst) {
+  window_.Add(0x1000, 0x100, two_, 2);
+  window_.Add(0x1000, 0x100, one_, 1);
+  EXPECT_EQ(window_.Read(0, 1), 0x11u);
+  window_.Remove(one_.get());
+  EXPECT_EQ(window_.Read(0, 1), 0x22u);
+}
+
 TEST_F(PciWindowTest, AnAccessOverAnEdgeGoesByBytes) {
   window_.Add(0x1000, 0x10, one_);
   EXPECT_EQ(window_.Read(0xe, 4), 0xffff1111u);

@@ -16,6 +16,7 @@ using Clock = std::chrono::steady_clock;
 void CheckWellFormed(const AddressSpace::Placement& placement) {
   for (const AddressSpace::Piece& piece : placement.pieces) {
     CHECK(IsAligned(piece.backing.host.value(), kPageSize));
+    CHECK(placement.whole.empty() || placement.whole.Contains(piece.range), "{}", piece.range);
     for (const AddressSpace::Piece& other : placement.pieces)
       CHECK(&piece == &other || !piece.range.Overlaps(other.range), "{}", piece.range);
   }
@@ -70,12 +71,14 @@ Result<AddressSpace::Mapping> AddressSpace::MapOrClaim(Placement placement) {
 Result<AddressSpace::Mapping> AddressSpace::Place(Placement placement, bool may_claim) {
   TRY(CheckRanges(placement));
   CheckWellFormed(placement);
+  std::vector<GuestRange> extent = Extent(placement);
   const Change change(*this);
-  const Result<> free = CheckFree(placement);
-  if (!free && !may_claim) return std::unexpected(free.error());
   const uint64_t id = next_id_++;
+  const Result<> free = CheckFree(id, extent);
+  if (!free && !may_claim) return std::unexpected(free.error());
   const Record& record =
-      records_.emplace(id, Record{std::move(placement), std::make_shared<std::atomic<bool>>(false)})
+      records_.emplace(id, Record{std::move(placement), std::move(extent),
+                                  std::make_shared<std::atomic<bool>>(false)})
           .first->second;
   if (!free) {
     claims_.insert(id);
@@ -102,11 +105,25 @@ Result<> AddressSpace::CheckRanges(const Placement& placement) {
   return {};
 }
 
-Result<> AddressSpace::CheckFree(const Placement& placement) const {
-  for (const Piece& piece : placement.pieces) {
-    if (const auto there = table_.FindOverlap(piece.range))
-      return std::unexpected(
-          Error(EEXIST, fmt::format("guest range {} overlaps {}", piece.range, *there)));
+std::vector<GuestRange> AddressSpace::Extent(const Placement& placement) {
+  if (!placement.whole.empty()) return {placement.whole};
+  std::vector<GuestRange> extent;
+  for (const Piece& piece : placement.pieces) extent.push_back(piece.range);
+  return extent;
+}
+
+Result<> AddressSpace::CheckFree(uint64_t id, std::span<const GuestRange> extent) const {
+  const auto taken = [](const GuestRange& range, const GuestRange& by) {
+    return std::unexpected(Error(EEXIST, fmt::format("guest range {} overlaps {}", range, by)));
+  };
+  for (const GuestRange& range : extent) {
+    for (const auto& [other, record] : records_) {
+      if (other >= id) break;
+      for (const GuestRange& there : record.extent)
+        if (there.Overlaps(range)) return taken(range, there);
+    }
+    // Of a record that is gone, while somebody still has it pinned.
+    if (const auto there = table_.FindOverlap(range)) return taken(range, *there);
   }
   return {};
 }
@@ -204,7 +221,7 @@ void AddressSpace::PlaceClaims() {
   if (claim_holds_ != 0) return;
   for (auto it = claims_.begin(); it != claims_.end();) {
     const Record& record = records_.at(*it);
-    if (CheckFree(record.placement)) {
+    if (CheckFree(*it, record.extent)) {
       const Result<> placed = PlaceRecord(record);
       if (placed) {
         it = claims_.erase(it);
@@ -248,7 +265,7 @@ AddressSpace::ZapTimes AddressSpace::Zap(std::span<Mapping* const> mappings) {
   }
   const ZapTimes times = TakeAway(placed);
   for (const uint64_t id : ids) records_.erase(id);
-  if (!placed.empty()) PlaceClaims();
+  if (!ids.empty()) PlaceClaims();
   return times;
 }
 

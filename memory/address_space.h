@@ -49,6 +49,8 @@ class AddressSpace {
   struct Placement {
     std::vector<Piece> pieces;
     std::vector<IoEvent> events;
+    // All of a BAR, its pieces (CHECKed) and what is trapped; by the byte. Empty: the pieces alone.
+    GuestRange whole = {};
   };
 
   struct Options {
@@ -85,6 +87,8 @@ class AddressSpace {
     bool live() const { return live_ != nullptr && live_->load(std::memory_order_acquire); }
     // Whether there is something to zap: live or a claim.
     bool held() const { return space_ != nullptr; }
+    // Grows from each that is held to the next: who came first.
+    uint64_t order() const { return record_; }
 
    private:
     friend class AddressSpace;
@@ -157,14 +161,14 @@ class AddressSpace {
   ~AddressSpace();
 
   // Places all pieces or none (G1, G3). Errors: EINVAL a range that cannot be (they come from
-  // guests); EEXIST a piece overlaps a live one (G4); a memslot or
-  // ioeventfd was refused; a domain refused RAM (G6). A BAR that a domain refuses is a cell of the
-  // matrix and a warning.
+  // guests); EEXIST it overlaps what came first (G4); a memslot or ioeventfd was refused; a domain
+  // refused RAM (G6). A BAR that a domain refuses is a cell of the matrix and a warning.
   Result<Mapping> Map(Placement placement) EXCLUDES(update_);
 
-  // As Map, but what overlaps a live piece becomes a claim: it is placed as soon as what is there
-  // leaves, in the order of claiming, without its owner having to ask again. (Not at the end of a
-  // pin that outlasted its zap: then the VM stops anyway.)
+  // As Map, but what overlaps another becomes a claim: it is placed as soon as nothing that came
+  // first is in its way, without its owner having to ask again. (Not at the end of a pin that
+  // outlasted its zap: then the VM stops anyway.) Who came first keeps all of its addresses, mapped,
+  // trapped or a claim itself: so nobody is placed over what another's trap answers.
   Result<Mapping> MapOrClaim(Placement placement) EXCLUDES(update_);
 
   // Takes the placements away: all DMA in all domains, then all slots (G2). When it returns, no
@@ -208,6 +212,7 @@ class AddressSpace {
   };
   struct Record {
     Placement placement;
+    std::vector<GuestRange> extent;  // all it keeps from those that come later
     std::shared_ptr<std::atomic<bool>> live;
   };
   // A memslot, or what it was before a demotion.
@@ -240,9 +245,11 @@ class AddressSpace {
   };
 
   static Result<> CheckRanges(const Placement& placement);
+  static std::vector<GuestRange> Extent(const Placement& placement);
   Result<Mapping> Place(Placement placement, bool may_claim) EXCLUDES(update_);
   Result<> PlaceRecord(const Record& record) REQUIRES(update_);
-  Result<> CheckFree(const Placement& placement) const REQUIRES(update_);
+  // Whether nothing that came before the record `id` is in the way of its `extent`.
+  Result<> CheckFree(uint64_t id, std::span<const GuestRange> extent) const REQUIRES(update_);
   Result<> PlaceSlots(Placed& placed) REQUIRES(update_);
   Result<> MapDma(const Placement& placement) REQUIRES(update_);
   Result<> MapPiece(DomainId id, const Piece& piece, DmaDomain::Deadline deadline)
@@ -286,7 +293,7 @@ class AddressSpace {
 
   // Held over a whole change, system calls and waits included.
   mutable Mutex update_;
-  std::map<uint64_t, Record> records_ GUARDED_BY(update_);
+  std::map<uint64_t, Record> records_ GUARDED_BY(update_);  // who came first is first
   std::set<uint64_t> claims_ GUARDED_BY(update_);  // of records_, oldest first
   std::map<Gpa, Slot> piece_slots_ GUARDED_BY(update_);  // of the pieces that have a host address
   std::map<DomainId, Domain> domains_ GUARDED_BY(update_);

@@ -58,17 +58,76 @@ TEST_F(Claims, ClaimsArePlacedInTheOrderOfClaiming) {
   EXPECT_TRUE(second.live());
 }
 
-TEST_F(Claims, AClaimThatStillFindsAnotherInItsWayDoesNotHoldUpThoseAfterIt) {
+TEST_F(Claims, AClaimHoldsUpThoseThatCameAfterItWhereTheyMeetAndNobodyElse) {
   Mapping neighbour = heart.Map(Of({Bar(0x3000)}));
-  const Mapping wide = heart.Claim(Of({Bar(0x1000, 0x3000)}));
-  Mapping narrow = heart.Claim(Of({Bar(0x2000)}));
+  Mapping wide = heart.Claim(Of({Bar(0x1000, 0x3000)}));
+  const Mapping narrow = heart.Claim(Of({Bar(0x2000)}));
   heart.Zap({&there});
   EXPECT_FALSE(wide.live());
-  EXPECT_TRUE(narrow.live());
+  EXPECT_FALSE(narrow.live()) << "what a claim answers, trapped, is its own";
+  EXPECT_TRUE(heart.Claim(Of({Bar(0x4000)})).live());
+  EXPECT_FALSE(heart.space.Map(Of({Bar(0x1000)}))) << "nor may one that does not wait";
   heart.Zap({&neighbour});
-  EXPECT_FALSE(wide.live());
-  heart.Zap({&narrow});
   EXPECT_TRUE(wide.live());
+  EXPECT_FALSE(narrow.live());
+  heart.Zap({&wide});
+  EXPECT_TRUE(narrow.live());
+}
+
+TEST_F(Claims, AClaimThatEndsMakesRoomForThoseAfterIt) {
+  Mapping wide = heart.Claim(Of({Bar(0x2000, 0x2000)}));
+  const Mapping narrow = heart.Claim(Of({Bar(0x3000)}));
+  heart.Zap({&wide});
+  EXPECT_TRUE(narrow.live());
+}
+
+// --- BARs of which some or all is trapped
+
+Placement Whole(uint64_t start, uint64_t size, std::vector<Piece> pieces = {}) {
+  return {std::move(pieces), {}, {Gpa(start), size}};
+}
+
+TEST_F(Claims, G4WhatIsTrappedCostsNoCallAndIsInTheWayOfWhatComesLater) {
+  Mapping trapped = heart.Claim(Whole(0x5080, 0x40));
+  EXPECT_TRUE(trapped.live());
+  const Mapping beside = heart.Claim(Whole(0x50c0, 0x40));
+  EXPECT_TRUE(beside.live()) << "by the byte";
+  EXPECT_FALSE(heart.Claim(Whole(0x50bf, 1)).live());
+  EXPECT_THAT(heart.recorder.Take(), IsEmpty());
+  const Mapping page = heart.Claim(Of({Bar(0x5000)}));
+  EXPECT_FALSE(page.live());
+  heart.Zap({&trapped});
+  EXPECT_FALSE(page.live()) << "the other is still there";
+  EXPECT_THAT(heart.recorder.Take(), IsEmpty());
+}
+
+TEST_F(Claims, WhatIsTrappedWaitsForAMappedOneAndIsNextInItsTurn) {
+  Mapping trapped = heart.Claim(Whole(0x1000, 0x100));
+  const Mapping mapped = heart.Claim(Of({Bar(0x1000)}));
+  EXPECT_FALSE(trapped.live());
+  heart.Zap({&there});
+  EXPECT_TRUE(trapped.live());
+  EXPECT_FALSE(mapped.live());
+  heart.Zap({&trapped});
+  EXPECT_TRUE(mapped.live());
+}
+
+TEST_F(Claims, APageThatIsTrappedWithinABarIsItsOwn) {
+  Mapping bar = heart.Claim(Whole(0x10000, 0x4000, {Bar(0x10000), Bar(0x12000, 0x2000)}));
+  EXPECT_TRUE(bar.live());
+  const Mapping over = heart.Claim(Of({Bar(0x11000)}));
+  EXPECT_FALSE(over.live());
+  heart.Zap({&bar});
+  EXPECT_TRUE(over.live());
+}
+
+TEST_F(Claims, TheirOrderIsThatOfComing) {
+  Mapping claim = heart.Claim(Of({Bar(0x1000)}));
+  const Mapping free = heart.Claim(Of({Bar(0x9000)}));
+  EXPECT_LT(there.order(), claim.order());
+  EXPECT_LT(claim.order(), free.order());
+  heart.Zap({&claim});
+  EXPECT_GT(heart.Claim(Of({Bar(0x1000)})).order(), free.order()) << "who comes back is last";
 }
 
 TEST_F(Claims, G9AClaimIsZappedSilentlyAndNeverPlacedAfterwards) {
@@ -99,9 +158,9 @@ TEST_F(Claims, G3AClaimWhosePlacementFailsStaysAClaimAndIsTriedAgain) {
   heart.Zap({&there});
   EXPECT_FALSE(claim.live());
   EXPECT_TRUE(claim.held());
-  EXPECT_TRUE(after.live()) << "the next claim gets the place";
-  EXPECT_THAT(heart.a.Mapped(), SizeIs(1));
-  EXPECT_THAT(heart.slots.Slots(), SizeIs(1));
+  EXPECT_FALSE(after.live()) << "it is trapped there meanwhile, and came first";
+  EXPECT_THAT(heart.a.Mapped(), IsEmpty());
+  EXPECT_THAT(heart.slots.Slots(), IsEmpty());
   heart.Zap({&after});
   EXPECT_TRUE(claim.live());
 }
@@ -147,7 +206,7 @@ TEST_F(Claims, AClaimAssignedOverWhatItWaitsForIsPlaced) {
 TEST_F(Claims, ARolledBackMapLeavesClaimsAsTheyWere) {
   const Mapping claim = heart.Claim(Of({Bar(0x2000), Bar(0x5000)}));
   heart.recorder.Fail("slot+", 2);
-  EXPECT_FALSE(heart.space.Map(Of({Bar(0x5000), Bar(0x6000)})));
+  EXPECT_FALSE(heart.space.Map(Of({Bar(0x6000), Bar(0x7000)})));
   EXPECT_FALSE(claim.live());
   heart.Zap({&there});
   EXPECT_TRUE(claim.live());

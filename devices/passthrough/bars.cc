@@ -171,9 +171,14 @@ void Bars::Settle(Bar& bar, uint64_t start, PciWindow* window) {
   CHECK(bar.trap != nullptr && window != nullptr);
   bar.place = start;
   bar.window = window;
-  window->Add(start, bar.size, bar.trap);
-  if (bar.pieces.empty()) return;
+  if (bar.kind == Kind::kPorts) return window->Add(start, bar.size, bar.trap);
+  bar.mapping = Map(bar, start);
+  window->Add(start, bar.size, bar.trap, bar.mapping.order());
+}
+
+AddressSpace::Mapping Bars::Map(const Bar& bar, uint64_t start) {
   AddressSpace::Placement placement;
+  placement.whole = {Gpa(start), bar.size};
   for (const Piece& piece : bar.pieces)
     placement.pieces.push_back({{Gpa(start) + piece.offset, piece.size}, piece.backing});
   for (IoEvent event : bar.events) {
@@ -181,13 +186,15 @@ void Bars::Settle(Bar& bar, uint64_t start, PciWindow* window) {
     placement.events.push_back(event);
   }
   Result<AddressSpace::Mapping> mapping = space_.MapOrClaim(std::move(placement));
-  if (mapping) {
-    bar.mapping = *std::move(mapping);
-    return;
-  }
+  if (mapping) return *std::move(mapping);
   static RateLimit limit;
   LogGuest(limit, "{}: BAR {} at {:#x} is trapped and no target of P2P: {}", backend_->name(),
            static_cast<unsigned>(&bar - bars_.data()), start, mapping.error().message());
+  // Its addresses are its own all the same.
+  Result<AddressSpace::Mapping> trapped =
+      space_.MapOrClaim({.pieces = {}, .events = {}, .whole = {Gpa(start), bar.size}});
+  CHECK(trapped, "{}", trapped.error().message());
+  return *std::move(trapped);
 }
 
 void Bars::Withdraw(Bar& bar) {

@@ -100,7 +100,7 @@ class Bars {
     // Where it is placed, and by what.
     std::optional<uint64_t> place;
     PciWindow* window = nullptr;
-    AddressSpace::Mapping mapping;
+    AddressSpace::Mapping mapping;  // of memory, also where all of it is trapped
   };
 
   Result<> DiscoverBar(unsigned index, uint32_t register_value);
@@ -110,6 +110,7 @@ class Bars {
   bool PassesPort(Kind kind, uint64_t start, uint64_t size) const;
   void ZapMappings(std::span<Bar* const> bars, Zapped& zapped);
   void Settle(Bar& bar, uint64_t start, PciWindow* window);
+  AddressSpace::Mapping Map(const Bar& bar, uint64_t start);
   void Withdraw(Bar& bar);
 
   AddressSpace& space_;

@@ -8,6 +8,7 @@
 namespace crossbar::testing {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 // BAR 0: a page, 32-bit. BAR 2: 16 pages, 64-bit, the third has the MSI-X table. BAR 4: 256 bytes, 32-bit.
@@ -129,6 +130,93 @@ TEST_F(BarsTest, ABarOfAnotherFunctionWaitsForTheFirstToLeave) {
   EXPECT_EQ(owner(), "other") << "who comes back waits in turn";
   second->Close();
   EXPECT_EQ(owner(), "dev");
+}
+
+TEST_F(BarsTest, ATrappedBarBelowAMappedOneAnswersOnceThatHasGone) {
+  StartDecoding();
+  device.memory[4][0] = 0x44;
+  EXPECT_THAT(Write(Bar(4), 4, kWindow32 + 0x100), IsEmpty());
+  EXPECT_EQ(MappedAt(kWindow32), 0) << "who came first stays";
+  Write(Bar(0), 4, kWindow32 + 0x100000);
+  EXPECT_EQ(MappedAt(kWindow32), -1);
+  EXPECT_EQ(Trapped(kWindow32 + 0x100, 1), 0x44u);
+}
+
+TEST_F(BarsTest, G4AMappedBarWaitsForTheTrappedOnesThatCameFirst) {
+  device.Region(1, 0x80, 0, true);
+  StartDecoding();
+  device.memory[0].assign(0x1000, 0x10);
+  device.memory[1][0] = 0x11;
+  device.memory[4][0] = 0x44;
+  const uint32_t page = kWindow32 + 0x5000;
+  Write(Bar(1), 4, page);
+  Write(Bar(4), 4, page + 0x100);
+  EXPECT_THAT(Write(Bar(0), 4, page), ElementsAre("dma- start A 0xc0000000", "dma- done A 0xc0000000",
+                                                  "slot- 0xc0000000"));
+  EXPECT_EQ(MappedAt(page), -1);
+  EXPECT_EQ(Trapped(page, 1), 0x11u);
+  EXPECT_EQ(Trapped(page + 0x100, 1), 0x44u);
+  EXPECT_EQ(Trapped(page + 0x80, 1), 0x10u) << "between them it answers, trapped";
+  Write(Bar(1), 4, 0);
+  EXPECT_EQ(MappedAt(page), -1) << "one is still there";
+  EXPECT_EQ(Trapped(page, 1), 0x10u);
+  Write(Bar(4), 4, 0);
+  EXPECT_EQ(MappedAt(page), 0);
+}
+
+TEST_F(BarsTest, AMappedBarLeavesAnMsixTableThatCameFirstItsPage) {
+  StartDecoding();
+  Write(Bar(0), 4, kWindow32 + 0x100000);
+  PutWide(kWindow32);
+  device.memory[0].assign(0x1000, 0x10);
+  Write(Bar(0), 4, kWindow32 + 0x2000);
+  EXPECT_EQ(MappedAt(kWindow32 + 0x2000), -1);
+  EXPECT_NE(Trapped(kWindow32 + 0x2000), 0x10101010u) << "the vectors are there";
+  PutWide(kWindow64);
+  EXPECT_EQ(MappedAt(kWindow32 + 0x2000), 0);
+}
+
+TEST_F(BarsTest, WhoCameFirstIsNextWhetherMappedOrTrapped) {
+  StartDecoding();
+  device.memory[4][0] = 0x44;
+  Write(Bar(4), 4, kWindow32);
+  PutWide(kWindow32);
+  EXPECT_EQ(MappedAt(kWindow32), 0);
+  Write(Bar(0), 4, kWindow32 + 0x100000);
+  EXPECT_EQ(MappedAt(kWindow32), -1) << "the trapped one is next";
+  EXPECT_EQ(Trapped(kWindow32, 1), 0x44u);
+  Write(Bar(4), 4, 0);
+  EXPECT_EQ(MappedAt(kWindow32), 2);
+}
+
+TEST_F(BarsTest, AClaimKeepsWhatItAnswersTrapped) {
+  device.Region(1, 0x1000, 0, true);
+  StartDecoding();
+  device.memory[2].assign(0x10000, 0x22);
+  PutWide(kWindow32);
+  EXPECT_EQ(Trapped(kWindow32 + 0x1000), 0x22222222u);
+  Write(Bar(1), 4, kWindow32 + 0x1000);
+  EXPECT_EQ(MappedAt(kWindow32 + 0x1000), -1);
+  EXPECT_EQ(Trapped(kWindow32 + 0x1000), 0x22222222u) << "who comes third takes it from nobody";
+  Write(Bar(0), 4, 0);
+  EXPECT_EQ(MappedAt(kWindow32 + 0x1000), 2);
+  PutWide(kWindow64);
+  EXPECT_EQ(MappedAt(kWindow32 + 0x1000), 1);
+}
+
+TEST_F(BarsTest, ABarThatKvmDoesNotTakeKeepsItsAddressesTrapped) {
+  StartDecoding();
+  device.memory[0].assign(0x1000, 0x10);
+  const uint32_t place = kWindow32 + 0x10000;
+  heart.recorder.Fail("slot+");
+  Write(Bar(0), 4, place);
+  EXPECT_EQ(MappedAt(place), -1);
+  PutWide(place);
+  EXPECT_EQ(MappedAt(place), -1) << "BAR 0 is there";
+  EXPECT_EQ(Trapped(place), 0x10101010u);
+  Write(Bar(0), 4, kWindow32);
+  EXPECT_EQ(MappedAt(kWindow32), 0);
+  EXPECT_EQ(MappedAt(place), 2);
 }
 
 TEST_F(BarsTest, PortsMoveWithTheirRegisterAndKnowNoMemoryDecode) {

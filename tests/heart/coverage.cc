@@ -66,6 +66,7 @@ constexpr std::string_view kClasses[] = {
     "place: slot refused",
     "placed",
     "placed: piece without a host address",
+    "placed: trapped only",
     "placed: with ioeventfds",
     "replay: BAR refused",
     "replay: RAM refused",

@@ -98,7 +98,22 @@ AddressSpace::Placement Generator::NewPlacement(Rng& rng) {
       placement.events.push_back(NewEvent(placement.pieces[0].range, rng));
     }
   }
+  if (rng.OneIn(3)) TrapToo(placement, rng);
   return placement;
+}
+
+// Makes one piece a BAR with more around it that is trapped, or with nothing else; or all trapped.
+void Generator::TrapToo(AddressSpace::Placement& placement, Rng& rng) const {
+  if (placement.pieces.size() != 1) return;
+  const GuestRange piece = placement.pieces[0].range;
+  placement.whole = piece;
+  if (rng.OneIn(3)) {
+    placement.pieces.clear();
+    placement.whole.size = rng.Between(1, piece.size);  // by the byte, where nothing is mapped
+    return;
+  }
+  if (const auto more = GuestRange::Checked(piece.start.value(), piece.size + rng.Below(3) * kPageSize))
+    placement.whole = *more;
 }
 
 AddressSpace::Placement Generator::Moved(const AddressSpace::Placement& placement, Rng& rng) {
@@ -110,6 +125,11 @@ AddressSpace::Placement Generator::Moved(const AddressSpace::Placement& placemen
     // As far as it goes before the top of the space.
     if (!GuestRange::Checked(start, piece.range.size)) return placement;
     piece.range.start = Gpa(start);
+  }
+  if (!moved.whole.empty()) {
+    const uint64_t start = moved.whole.start.value() + by;
+    if (!GuestRange::Checked(start, moved.whole.size)) return placement;
+    moved.whole.start = Gpa(start);
   }
   for (const AddressSpace::Piece& piece : moved.pieces) Remember(piece.range, piece.backing.host);
   return moved;

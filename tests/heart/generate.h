@@ -30,6 +30,7 @@ class Generator {
 
  private:
   GuestRange NewRange(Rng& rng) const;
+  void TrapToo(AddressSpace::Placement& placement, Rng& rng) const;
   Backing NewBacking(GuestRange range, Rng& rng);
   IoEvent NewEvent(GuestRange range, Rng& rng) const;
   void Remember(GuestRange range, Hva host);

@@ -33,16 +33,21 @@ const Model::Live* Model::Find(Gpa address) const {
   return piece.range.Contains(address) ? &piece : nullptr;
 }
 
-bool Model::Overlaps(const Placement& placement) const {
-  for (const AddressSpace::Piece& piece : placement.pieces) {
-    for (const auto& [start, other] : live_) {
-      if (other.range.Overlaps(piece.range)) return true;
-    }
-    for (const auto& [name, range] : gone_) {
-      if (range.Overlaps(piece.range)) return true;
-    }
+bool Model::Overlaps(uint64_t id, const Placement& placement) const {
+  const auto has = [](const Placement& of, GuestRange range) {
+    if (of.whole.size != 0) return of.whole.Overlaps(range);
+    return std::ranges::any_of(of.pieces, [&](const auto& p) { return p.range.Overlaps(range); });
+  };
+  // Only pieces are pinned, so what is gone is whole pieces.
+  for (const auto& [name, range] : gone_) {
+    if (has(placement, range)) return true;
   }
-  return false;
+  return std::ranges::any_of(records_, [&](const auto& entry) {
+    const Placement& other = entry.second.placement;
+    if (entry.first >= id) return false;
+    if (other.whole.size != 0) return has(placement, other.whole);
+    return std::ranges::any_of(other.pieces, [&](const auto& p) { return has(placement, p.range); });
+  });
 }
 
 std::set<Gpa> Model::StuckIn(const FakeDomain& fake) const {

@@ -101,7 +101,8 @@ class Model {
 
   // The books.
   const Live* Find(Gpa address) const;
-  bool Overlaps(const Placement& placement) const;
+  // Whether what came before `id` has some of the placement's addresses, or a pin holds one that is gone.
+  bool Overlaps(uint64_t id, const Placement& placement) const;
   bool IsLive(uint64_t id) const;
   const std::map<Gpa, Live>& live() const { return live_; }
   const std::map<uint64_t, Record>& records() const { return records_; }

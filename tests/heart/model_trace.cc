@@ -10,7 +10,7 @@ using Outcome = Event::Outcome;
 using State = P2pMatrix::Cell::State;
 
 Model::Placed Model::Map(uint64_t id, const Placement& placement, bool may_claim, Cursor& cursor) {
-  if (Overlaps(placement)) {
+  if (Overlaps(id, placement)) {
     cursor.End();  // G9: nothing was tried.
     if (!may_claim) {
       coverage_.Count("map: overlap");
@@ -50,6 +50,7 @@ bool Model::Place(uint64_t id, Cursor& cursor) {
     if (backing.host.value() == 0) coverage_.Count("placed: piece without a host address");
   }
   if (!placement.events.empty()) coverage_.Count("placed: with ioeventfds");
+  if (placement.pieces.empty()) coverage_.Count("placed: trapped only");
   coverage_.Count("placed");
   record.live = true;
   changed_ = true;
@@ -230,16 +231,16 @@ void Model::Zap(const std::set<uint64_t>& ids, Cursor& cursor) {
     }
   }
   for (const uint64_t id : ids) records_.erase(id);
-  if (live != 0) PlaceClaims(cursor);
+  if (!ids.empty()) PlaceClaims(cursor);
   cursor.End();
 }
 
-// In the order of claiming, those that now fit.
+// In the order of claiming, those that nobody is in the way of any more.
 void Model::PlaceClaims(Cursor& cursor) {
   std::vector<uint64_t> waiting;
   size_t tried = 0;
   for (const uint64_t id : claims_) {
-    if (Overlaps(records_.at(id).placement)) {
+    if (Overlaps(id, records_.at(id).placement)) {
       coverage_.Count("claim: waits on");
       waiting.push_back(id);
       continue;

@@ -12,6 +12,7 @@ std::string Describe(const AddressSpace::Placement& placement) {
   for (const auto& [range, backing] : placement.pieces) {
     text += fmt::format(" {{{} {}}}", range, heart::Describe(backing));
   }
+  if (!placement.whole.empty()) text += fmt::format(" {{in {}}}", placement.whole);
   for (const IoEvent& event : placement.events)
     text += fmt::format(" {{io {}}}", heart::Describe(event));
   return text;
@@ -87,8 +88,9 @@ void Session::DoZap(Rng& rng) {
 void Session::DoZapWhilePinned(Rng& rng) {
   Holder& holder = AnyHolder(rng);
   if (!patient_ || !model_.IsLive(holder.id)) return DoLookups(rng);
-  ForgetPinsOf(holder.id);
   const auto& pieces = model_.records().at(holder.id).placement.pieces;
+  if (pieces.empty()) return DoLookups(rng);
+  ForgetPinsOf(holder.id);
   const GuestRange range = pieces[rng.Below(pieces.size())].range;
   auto pin = space_->TryPin(range);
   if (!pin) Differ("no pin on {}", range);

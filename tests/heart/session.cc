@@ -132,6 +132,7 @@ void Session::WatchClosing(const Event& event) {
     const auto record = model_.records().find(holder->id);
     if (record == model_.records().end() || !record->second.live) continue;
     const auto& pieces = record->second.placement.pieces;
+    if (pieces.empty()) continue;
     const GuestRange range = pieces[world_.rng.Below(pieces.size())].range;
     if (space_->Find(range.start)) world_.Violation(fmt::format("{} is found in its zap", range));
     if (space_->TryPin(range)) world_.Violation(fmt::format("{} is pinned in its zap", range));
