@@ -149,6 +149,20 @@ class Drivers(Case):
         self.assertEqual(kept[1][1], kept[3][1], outcome)
         self.assertEqual((kept[4][1], json.loads(report)["end"]["reboots"]), ("0", 1), outcome)
 
+    @timeout(300)
+    def test_nics_with_legacy_interrupts(self):
+        self.need_full()
+        outcome = self.in_lab(GUESTS + job("one", "up 2\nreceive\ninterrupts $(nic)")
+                              + job("two", "up 3\nsend 2\ninterrupts $(nic)") + """
+            vm one $LAB_LINUX pci=nomsi --device $LAB_DEVICE1 & one=$!
+            vm two $LAB_LINUX pci=nomsi --device $LAB_DEVICE2 & two=$!
+            wait $one $two; show one two""", *devices("e1000e,net=a", "igb,net=a"), "--guest", "iommufd",
+            "--timeout", 280, kernel=HOST)
+        consoles = self.consoles(outcome)
+        self.assert_bulk_arrived(outcome)
+        for name in ("one", "two"):
+            self.assertRegex(consoles[name], r"(?m)^interrupts [1-9]\d\d+ .*IO-APIC", outcome)
+
     @timeout(200)
     def test_a_virtual_function_and_the_lab_host(self):
         self.need_full()
