@@ -113,19 +113,26 @@ std::vector<GuestRange> AddressSpace::Extent(const Placement& placement) {
 }
 
 Result<> AddressSpace::CheckFree(uint64_t id, std::span<const GuestRange> extent) const {
-  const auto taken = [](const GuestRange& range, const GuestRange& by) {
-    return std::unexpected(Error(EEXIST, fmt::format("guest range {} overlaps {}", range, by)));
-  };
   for (const GuestRange& range : extent) {
-    for (const auto& [other, record] : records_) {
-      if (other >= id) break;
-      for (const GuestRange& there : record.extent)
-        if (there.Overlaps(range)) return taken(range, there);
-    }
-    // Of a record that is gone, while somebody still has it pinned.
-    if (const auto there = table_.FindOverlap(range)) return taken(range, *there);
+    if (const auto there = FindEarlier(id, range))
+      return std::unexpected(
+          Error(EEXIST, fmt::format("guest range {} overlaps {}", range, *there)));
   }
   return {};
+}
+
+std::optional<GuestRange> AddressSpace::FindEarlier(uint64_t id, const GuestRange& range) const {
+  // What is live came first: with `id` in its way it would not be.
+  const auto after = live_extents_.upper_bound(range.last());
+  if (after != live_extents_.begin() && std::prev(after)->second.Overlaps(range))
+    return std::prev(after)->second;
+  for (const uint64_t claim : claims_) {
+    if (claim >= id) break;
+    for (const GuestRange& there : records_.at(claim).extent)
+      if (there.Overlaps(range)) return there;
+  }
+  // Of a record that is gone, while somebody still has it pinned.
+  return table_.FindOverlap(range);
 }
 
 // G1: by the time a device can reach the piece, vCPUs can. G3: all of it or nothing.
@@ -137,6 +144,7 @@ Result<> AddressSpace::PlaceRecord(const Record& record) {
     TakeAway({&placed, 1});
     return result;
   }
+  for (const GuestRange& range : record.extent) live_extents_.emplace(range.start, range);
   record.live->store(true, std::memory_order_release);
   Changed();
   return {};
@@ -260,6 +268,7 @@ AddressSpace::ZapTimes AddressSpace::Zap(std::span<Mapping* const> mappings) {
     mapping->space_ = nullptr;
     if (claims_.erase(ids.back()) != 0) continue;
     record.live->store(false, std::memory_order_release);
+    for (const GuestRange& range : record.extent) live_extents_.erase(range.start);
     placed.push_back(
         {&record.placement, record.placement.pieces.size(), record.placement.events.size()});
   }

@@ -250,6 +250,7 @@ class AddressSpace {
   Result<> PlaceRecord(const Record& record) REQUIRES(update_);
   // Whether nothing that came before the record `id` is in the way of its `extent`.
   Result<> CheckFree(uint64_t id, std::span<const GuestRange> extent) const REQUIRES(update_);
+  std::optional<GuestRange> FindEarlier(uint64_t id, const GuestRange& range) const REQUIRES(update_);
   Result<> PlaceSlots(Placed& placed) REQUIRES(update_);
   Result<> MapDma(const Placement& placement) REQUIRES(update_);
   Result<> MapPiece(DomainId id, const Piece& piece, DmaDomain::Deadline deadline)
@@ -293,8 +294,10 @@ class AddressSpace {
 
   // Held over a whole change, system calls and waits included.
   mutable Mutex update_;
-  std::map<uint64_t, Record> records_ GUARDED_BY(update_);  // who came first is first
-  std::set<uint64_t> claims_ GUARDED_BY(update_);  // of records_, oldest first
+  std::map<uint64_t, Record> records_ GUARDED_BY(update_);
+  std::set<uint64_t> claims_ GUARDED_BY(update_);               // of records_, who came first is first
+  // Of all others, by start; none overlaps another.
+  std::map<Gpa, GuestRange> live_extents_ GUARDED_BY(update_);
   std::map<Gpa, Slot> piece_slots_ GUARDED_BY(update_);  // of the pieces that have a host address
   std::map<DomainId, Domain> domains_ GUARDED_BY(update_);
   uint64_t next_id_ GUARDED_BY(update_) = 1;
