@@ -85,8 +85,7 @@ Result<size_t> ReadOwnMemory(std::span<std::byte> to, const void* from);
 Result<size_t> WriteOwnMemory(void* to, std::span<const std::byte> from);
 
 Result<Fd> EventFd(unsigned initial = 0, int flags = 0);
-// A failure is tried again once, for a thread waits for it.
-Result<> SignalEvent(const Fd& event);
+Result<> SignalEvent(const Fd& event);  // a failure is tried again once, for a thread waits for it
 // The counter and 0 afterwards; 0 where a non-blocking eventfd had nothing.
 Result<uint64_t> DrainEvent(const Fd& event);
 // Whether `fd` can be read without blocking; false where that cannot be found out.

@@ -30,8 +30,7 @@ Result<Fd> ConnectUnix(const std::string& path);
 // does.
 Result<Fd> ListenUnix(const std::string& path);
 Result<Fd> Accept(int listener);
-// A failure is tried again once, for a thread waits for it.
-Result<> Shutdown(int socket);
+Result<> Shutdown(int socket);  // a failure is tried again once, for a thread waits for it
 // Whether `fd` is a UNIX stream socket: no other end can make its owner wait in close.
 bool IsUnixStream(int fd);
 
