@@ -93,8 +93,8 @@ class P2p(Case):
         self.assertEqual(before, after, outcome)
         self.assertEqual(self.placed(calm), self.placed(text), outcome)
 
-    def storms(self, words):
-        bounds = "toggles=100000 seconds=300" if FULL else "toggles=200 seconds=10"
+    def storms(self, words, seconds=60):
+        bounds = f"toggles=100000 seconds={seconds}" if FULL else "toggles=200 seconds=10"
         return [f"storm {words} toggles=0", f"storm {words} {bounds}"]
 
     def engine(self, machine, devices, words, causes, kernel=HOST):
@@ -133,7 +133,7 @@ class P2p(Case):
     def test_nvme_to_an_nvme_buffer(self):
         """The peer that hammers hardest, and the target that can be reset and put to sleep."""
         outcome, texts = self.run_all((*ONE_CPU, *behind("nvme,cmb=64M", "nvme")), TARGET_FIRST,
-                                      self.storms(f"peer=nvme {CMB}"))
+                                      self.storms(f"peer=nvme {CMB}", seconds=300))
         self.check_storm(outcome, *texts)
 
 
