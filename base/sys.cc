@@ -217,7 +217,8 @@ Result<Fd> EventFd(unsigned initial, int flags) {
 Result<> SignalEvent(const Fd& event) {
   const uint64_t one = 1;
   const auto bytes = std::as_bytes(std::span(&one, 1));
-  // Once more: the thread that it is for would never wake. An eventfd takes a write, so it was a failpoint.
+  // Once more: a thread of ours that it is for would never wake. Its eventfd takes a write, so what
+  // failed was a failpoint.
   if (WriteAll(event.get(), bytes)) return {};
   return WriteAll(event.get(), bytes);
 }

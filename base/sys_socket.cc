@@ -88,9 +88,12 @@ Result<Fd> Accept(int listener) {
 }
 
 Result<> Shutdown(int socket) {
-  const auto call = [&] { return RunThrough("shutdown", [&] { return ::shutdown(socket, SHUT_RDWR); }); };
+  const auto call = [socket] {
+    return RunThrough("shutdown", [socket] { return ::shutdown(socket, SHUT_RDWR); });
+  };
   int result = call();
-  // Once more: the thread that reads there would never end. Of a connected socket it was a failpoint.
+  // Once more: a thread that reads there would never end. A connected socket can be shut down, so what
+  // failed was a failpoint.
   if (result < 0) result = call();
   if (result < 0) return CallFailed(result, "shutdown");
   return {};

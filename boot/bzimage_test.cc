@@ -229,7 +229,7 @@ const Malformed kMalformed[] = {
        f->Put<uint64_t>(0x258, 0x4000);
        f->Put<uint8_t>(0x234, 0);
      },
-     "but the area of the ACPI tables is at"},
+     "but the area of a PC's ROMs is at"},
     {"init_size", [](Bytes* f) { f->Put<uint32_t>(0x260, Machine::kLowRam - 0x3fffff); },
      "kernel 'kernel.bin' needs 0xc00001 bytes, and 0x400000-0xffffffff has no free RAM of that "
      "size (RAM is 20 MiB); give the guest more memory (--memory)"},

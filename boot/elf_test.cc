@@ -90,7 +90,7 @@ const Malformed kMalformed[] = {
      "segment 0 needs 0xffff80-0x100007f, which is not all RAM; give the guest more memory"},
     {"huge bss", [](Bytes* f) { f->Put<uint64_t>(kMemsz, 1ull << 62); }, "not all RAM"},
     {"over ACPI", [](Bytes* f) { f->Put<uint64_t>(kPaddr, 0xeff80); },
-     "segment 0 needs 0xeff80-0xf007f, but the area of the ACPI tables is at 0xa0000-0xfffff"},
+     "segment 0 needs 0xeff80-0xf007f, but the area of a PC's ROMs is at 0xa0000-0xfffff"},
     {"over start info", [](Bytes* f) { f->Put<uint64_t>(kPaddr, 0x2f80); },
      "but the VMM's boot information is at 0x2000-0x2fff; link the kernel"},
     {"huge notes", [](Bytes* f) { f->Put<uint64_t>(kNoteFilesz, 0x10001); },

@@ -31,7 +31,7 @@ std::vector<MemoryMapEntry> MakeMemoryMap(const PlatformInfo& platform) {
 }
 
 Result<> LoadContext::ReserveLowMemory(std::span<const GuestRange> structures) {
-  TRY(placement_.Claim(x86_layout::kLegacyHole, "the area of the ACPI tables"));
+  TRY(placement_.Claim(x86_layout::kLegacyHole, "the area of a PC's ROMs"));
   for (const GuestRange& range : structures)
     TRY(placement_.Claim(range, "the VMM's boot information"));
   return {};

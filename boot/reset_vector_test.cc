@@ -35,10 +35,10 @@ TEST(ResetVector, IsWrittenAnewOverWhatAGuestLeftAndNothingElseIs) {
   ASSERT_TRUE(WriteResetVector(ram, {.reset_port = 0xcf9, .reset_value = 6}));
   const std::vector<uint8_t> code = Bytes(ram);
   const std::span<std::byte> all = *ram.At({Gpa(0), 2 * kMiB});
-  std::ranges::fill(all, std::byte{0xee});
+  std::ranges::fill(all, std::byte{0xff});
   ASSERT_TRUE(WriteResetVector(ram, {.reset_port = 0xcf9, .reset_value = 6}));
   EXPECT_EQ(Bytes(ram), code);
-  EXPECT_EQ(std::ranges::count(all, std::byte{0xee}), static_cast<int64_t>(2 * kMiB - kVector.size) + 1);
+  EXPECT_EQ(std::ranges::count(all, std::byte{0xff}), static_cast<int64_t>(2 * kMiB - kVector.size));
 }
 
 }  // namespace

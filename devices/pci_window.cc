@@ -23,22 +23,24 @@ void PciWindow::Remove(const BusDevice* device) {
   entries_.erase(found);
 }
 
-const PciWindow::Entry* PciWindow::Oldest(uint64_t address) const {
-  const auto found = std::ranges::find_if(
-      entries_, [&](const Entry& entry) { return address - entry.start < entry.size; });
+const PciWindow::Entry* PciWindow::Oldest(uint64_t address, unsigned size) const {
+  const auto found = std::ranges::find_if(entries_, [&](const Entry& entry) {
+    return address - entry.start < entry.size || entry.start - address < size;
+  });
   return found == entries_.end() ? nullptr : &*found;
 }
 
 PciWindow::Answer PciWindow::Find(uint64_t address, unsigned size) const {
   Answer answer;
   MutexLock lock(mutex_);
-  const Entry* const first = Oldest(address);
-  if (first != nullptr && size <= first->size - (address - first->start)) {
+  const Entry* const first = Oldest(address, size);
+  if (first == nullptr) return answer;
+  if (address >= first->start && size <= first->size - (address - first->start)) {
     answer.whole = *first;
     return answer;
   }
   for (unsigned i = 0; i < size; ++i)
-    if (const Entry* const entry = Oldest(address + i)) answer.bytes[i] = *entry;
+    if (const Entry* const entry = Oldest(address + i, 1)) answer.bytes[i] = *entry;
   return answer;
 }
 

@@ -2,8 +2,7 @@
 //
 // Shared with the bus it is on. BARs come and go as the guest programs them and may overlap; the one
 // that came first answers, and the next as soon as it has gone: the rule of AddressSpace::MapOrClaim, by
-// whose order those of memory come. vCPU threads read and write; any
-// thread adds and removes. No lock is held while a BAR's handler runs (G10). Who answers is settled once
+// whose order those of memory come. vCPU threads read and write; any thread adds and removes. No lock is held while a BAR's handler runs (G10). Who answers is settled once
 // for a whole access, before the first handler runs: a BAR that comes meanwhile must not answer the rest of
 // a read that began as all ones. An access that no BAR holds whole goes to each byte's own; where nobody
 // decodes it reads all ones and writes nothing.
@@ -48,15 +47,15 @@ class PciWindow final : public BusDevice {
     std::shared_ptr<BusDevice> device;
     uint64_t order = 0;
   };
-  // Who answers an access: the oldest BAR that holds its first byte, if it holds all of it, else the oldest
+  // Who answers an access: the oldest BAR that holds any of it, if it holds all of it, else the oldest
   // of each byte. No device where there is none.
   struct Answer {
     Entry whole;
     std::array<Entry, 8> bytes;
   };
   Answer Find(uint64_t address, unsigned size) const EXCLUDES(mutex_);
-  // The oldest BAR that holds `address`, or null.
-  const Entry* Oldest(uint64_t address) const REQUIRES(mutex_);
+  // The oldest BAR that holds any of [address, address + size), or null.
+  const Entry* Oldest(uint64_t address, unsigned size) const REQUIRES(mutex_);
 
   const uint64_t start_;
   const uint64_t size_;

@@ -64,6 +64,15 @@ TEST_F(PciWindowTest, AnAccessOverAnEdgeGoesByBytes) {
   EXPECT_EQ(two_->written, std::tuple(0u, 1u, 0xbbu));
 }
 
+TEST_F(PciWindowTest, AnAccessThatBeginsInAYoungerBarLeavesTheOlderItsBytes) {
+  window_.Add(0x1010, 0x10, one_);
+  window_.Add(0x1000, 0x1000, two_);
+  EXPECT_EQ(window_.Read(0xe, 4), 0x11112222u);
+  window_.Write(0xe, 4, 0xddccbbaa);
+  EXPECT_EQ(one_->written, std::tuple(1u, 1u, 0xddu));
+  EXPECT_EQ(two_->written, std::tuple(0xfu, 1u, 0xbbu));
+}
+
 // Reads as 0x33, and has something happen in the middle of the access.
 class Meddling : public BusDevice {
  public:

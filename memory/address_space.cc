@@ -144,7 +144,8 @@ Result<> AddressSpace::PlaceRecord(const Record& record) {
     TakeAway({&placed, 1});
     return result;
   }
-  for (const GuestRange& range : record.extent) live_extents_.emplace(range.start, range);
+  for (const GuestRange& range : record.extent)
+    CHECK(live_extents_.emplace(range.start, range).second, "{}", range);
   record.live->store(true, std::memory_order_release);
   Changed();
   return {};
@@ -272,7 +273,8 @@ AddressSpace::ZapTimes AddressSpace::Zap(std::span<Mapping* const> mappings) {
     placed.push_back(
         {&record.placement, record.placement.pieces.size(), record.placement.events.size()});
   }
-  const ZapTimes times = TakeAway(placed);
+  ZapTimes times = TakeAway(placed);
+  for (const Placed& one : placed) times.pieces += one.pieces;
   for (const uint64_t id : ids) records_.erase(id);
   if (!ids.empty()) PlaceClaims();
   return times;

@@ -72,6 +72,7 @@ class AddressSpace {
   struct ZapTimes {
     std::chrono::steady_clock::time_point dma_out;
     std::chrono::steady_clock::time_point slots_out;
+    size_t pieces = 0;  // taken away: none of a claim
   };
 
   // One placement, live or a claim. Its end is the zap.

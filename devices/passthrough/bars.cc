@@ -171,7 +171,10 @@ void Bars::Settle(Bar& bar, uint64_t start, PciWindow* window) {
   CHECK(bar.trap != nullptr && window != nullptr);
   bar.place = start;
   bar.window = window;
-  if (bar.kind == Kind::kPorts) return window->Add(start, bar.size, bar.trap);
+  if (bar.kind == Kind::kPorts) {
+    window->Add(start, bar.size, bar.trap);
+    return;
+  }
   bar.mapping = Map(bar, start);
   window->Add(start, bar.size, bar.trap, bar.mapping.order());
 }
@@ -208,9 +211,10 @@ void Bars::ZapMappings(std::span<Bar* const> bars, Zapped& zapped) {
   for (Bar* const bar : bars) {
     if (!bar->mapping.held()) continue;
     mappings.push_back(&bar->mapping);
-    zapped.pieces += static_cast<unsigned>(bar->pieces.size());
   }
-  if (!mappings.empty()) zapped.times = space_.Zap(mappings);
+  if (mappings.empty()) return;
+  zapped.times = space_.Zap(mappings);
+  zapped.pieces += static_cast<unsigned>(zapped.times.pieces);
 }
 
 void Bars::Place(Decode decode, Zapped& zapped) {

@@ -102,18 +102,25 @@ AddressSpace::Placement Generator::NewPlacement(Rng& rng) {
   return placement;
 }
 
-// Makes one piece a BAR with more around it that is trapped, or with nothing else; or all trapped.
+// Makes a BAR of it: what is around and between its pieces is trapped; or all of it, by the byte.
 void Generator::TrapToo(AddressSpace::Placement& placement, Rng& rng) const {
-  if (placement.pieces.size() != 1) return;
-  const GuestRange piece = placement.pieces[0].range;
-  placement.whole = piece;
-  if (rng.OneIn(3)) {
+  constexpr uint64_t kLargest = 16 * kPageSize;
+  uint64_t start = UINT64_MAX;
+  uint64_t last = 0;
+  for (const AddressSpace::Piece& piece : placement.pieces) {
+    start = std::min(start, piece.range.start.value());
+    last = std::max(last, piece.range.last().value());
+  }
+  if (placement.pieces.size() == 1 && rng.OneIn(3)) {
+    start += rng.OneIn(2) ? 0 : rng.Below(last - start + 1);
     placement.pieces.clear();
-    placement.whole.size = rng.Between(1, piece.size);  // by the byte, where nothing is mapped
+    placement.whole = {Gpa(start), rng.Between(1, last - start + 1)};
     return;
   }
-  if (const auto more = GuestRange::Checked(piece.start.value(), piece.size + rng.Below(3) * kPageSize))
-    placement.whole = *more;
+  if (last - start >= kLargest) return;  // pieces in different zones
+  start -= std::min(start, rng.Below(3) * kPageSize);
+  if (const auto whole = GuestRange::Checked(start, last - start + 1 + rng.Below(3) * kPageSize))
+    placement.whole = *whole;
 }
 
 AddressSpace::Placement Generator::Moved(const AddressSpace::Placement& placement, Rng& rng) {
