@@ -3,6 +3,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -13,6 +14,7 @@ from cache import LabError
 
 DIED, IOMMU_LETS_THROUGH = 123, 122
 CONSOLE_LINES = 40
+WHERE_PATIENCE = 5  # seconds
 PR_SET_PDEATHSIG = 1
 ESCAPE = b"\x1d"  # Ctrl-]
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)  # each ends lab/run
@@ -30,6 +32,7 @@ class Stopped(Exception):
     def __init__(self, number):
         super().__init__()
         self.number = number
+        self.where = ""  # what the machine did then, where somebody asked
 
 
 class Signals:
@@ -73,6 +76,7 @@ class Machine:
         self.control = b""
         self.monitor = b""
         self.status = None
+        self.begun = False  # COMMAND
         self.process = None
         names = ["console", "qmp", "control", "monitor", *(["terminal"] if shell else ["out", "err", "in"])]
         self.ours, self.theirs = {}, {}
@@ -155,6 +159,17 @@ class Machine:
         parts = [what] + ([f"QEMU said:\n{said}"] if said and self.process.returncode else [])
         return LabError("\n".join(parts + ([f"the end of its console:\n{tail}"] if tail else [])), DIED)
 
+    def where(self):
+        """Where its processors are, for one that does not get on; a kernel has these addresses in its /proc/kallsyms."""
+        self.ours["qmp"].settimeout(WHERE_PATIENCE)
+        try:
+            registers = self._hmp("info registers -a")
+        except (LabError, OSError, ValueError) as error:  # it is gone, or cut off in an earlier answer
+            return f"nobody knows: {error}"
+        found = re.findall(r"CPU#(\d+).*?RIP=([0-9a-f]+).*?HLT=(\d)", registers, re.DOTALL)
+        places = [f"CPU {number} at {rip}{' (halted)' if halted == '1' else ''}" for number, rip, halted in found]
+        return ", ".join(["COMMAND ran" if self.begun else "COMMAND had not begun", *places])
+
     def _on_console(self, data):
         self.console = (self.console + data)[-65536:]
         if self.verbose:
@@ -167,6 +182,8 @@ class Machine:
             kind, _, rest = line.decode(errors="replace").partition(" ")
             if kind == "status":
                 self.status = int(rest)
+            elif kind == "begun":
+                self.begun = True
             elif kind == "proof":
                 self._on_proof(*rest.partition(" ")[::2])
             elif kind == "error":

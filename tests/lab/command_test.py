@@ -109,6 +109,7 @@ class Ends(Case):
     def test_timeout(self):
         outcome = self.lab("--kernel", KERNEL, "--timeout", 3, "--", "sleep", 1000)
         self.assert_refused(outcome, TIMEOUT, "--timeout")
+        self.assertRegex(outcome.err, r"COMMAND (ran|had not begun), CPU 0 at [0-9a-f]+")
         self.assertLess(outcome.seconds, 30)
 
     def test_sigkill_ends_the_machine_and_the_next_run_cleans_up(self):
