@@ -139,6 +139,7 @@ class Drivers(Case):
 
     @timeout(300)
     def test_a_file_system_outlives_a_reboot(self):
+        self.need_full()
         outcome = self.in_lab(GUESTS + job("one", self.KEEP) + """
             vm one $LAB_VMLINUX '' --device $LAB_DEVICE1,slot=08; show one; cat $LAB_FAULTS
             echo "== report"; cat one.report""",

@@ -113,6 +113,7 @@ class P2p(Case):
 
     @timeout(600)
     def test_vfio_user_engine_to_memory(self):
+        self.need_full()  # otherwise kvm.Vfiouser has the same guests
         self.engine((), VFIO_USER, "", self.DECODE)
 
     @timeout(600)
@@ -161,6 +162,7 @@ class Kernels(Case):
 
     @timeout(300)
     def test_debian_7(self):
+        self.need_full()
         self.guests("debian-7")
 
     @timeout(300)

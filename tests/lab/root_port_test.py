@@ -30,6 +30,7 @@ class Ports(Case):
         echo bus >reset_method; cat reset_method; echo 1 >reset && echo reset; sum; echo == dmesg; dmesg; poweroff -f" """
 
     def test_linux_has_an_nvme_behind_a_port_and_resets_its_bus(self):
+        self.need_full()
         words = " ".join(self.LINUX.split())
         script = f"""crossbar run --kernel $LAB_LINUX --initrd $LAB_INITRD --memory 256M --cmdline '{words}' \
             --report report.json --device $LAB_DEVICE1,id=nvme,port=a </dev/null | tr -d '\\r'
