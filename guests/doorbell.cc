@@ -50,10 +50,7 @@ void OnInterrupt(TrapFrame&) {
 
 void AwaitInterrupt() {
   ++wanted;
-  const Deadline deadline(kPatience);
-  EnableInterrupts();
-  while (interrupts < wanted && !deadline.Passed()) Pause();
-  DisableInterrupts();
+  AwaitInterrupts(kPatience, [] { return interrupts >= wanted; });
   CHECK(2, interrupts == wanted, "%lu, not %lu", interrupts, wanted);
 }
 

@@ -64,22 +64,14 @@ void OnIpi(TrapFrame& frame) {
   SendIpi(boot_apic_id, kReplyVector);
 }
 
-// With interrupts on, until the vector has come `count` times or patience ends.
+// Until the vector has come `count` times or patience ends.
 bool WaitForCount(uint8_t vector, unsigned count) {
-  const Deadline deadline(kPatience);
-  while (Count(vector) < count && !deadline.Passed()) {
-    EnableInterrupts();
-    Pause();
-    DisableInterrupts();
-  }
+  AwaitInterrupts(kPatience, [&] { return Count(vector) >= count; });
   return Count(vector) == count;
 }
 
 void StayQuiet() {
-  const Deadline deadline(kQuiet);
-  EnableInterrupts();
-  while (!deadline.Passed()) Pause();
-  DisableInterrupts();
+  AwaitInterrupts(kQuiet, [] { return false; });
 }
 
 void TestTimer() {

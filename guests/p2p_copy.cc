@@ -72,10 +72,7 @@ void Transfer(Edu::Direction direction, uint64_t address, uint64_t size, bool by
     CHECK(3, edu.Finish(), "at 0x%lx", address);
     return;
   }
-  Deadline deadline(5'000'000);
-  EnableInterrupts();
-  while (interrupts == before && !deadline.Passed()) Pause();
-  DisableInterrupts();
+  AwaitInterrupts(5'000'000, [before] { return interrupts != before; });
   CHECK(7, interrupts == before + 1, "%lu", interrupts - before);
   CHECK(3, edu.Finish(), "at 0x%lx", address);
 }

@@ -74,13 +74,16 @@ Result<AddressSpace::Mapping> AddressSpace::Place(Placement placement, bool may_
   std::vector<GuestRange> extent = Extent(placement);
   const Change change(*this);
   const uint64_t id = next_id_++;
-  const Result<> free = CheckFree(id, extent);
-  if (!free && !may_claim) return std::unexpected(free.error());
+  const std::optional<GuestRange> earlier = FindEarlier(id, extent);
+  if (earlier && !may_claim) {
+    return std::unexpected(
+        Error(EEXIST, fmt::format("a guest range overlaps {}", *earlier)));
+  }
   const Record& record =
       records_.emplace(id, Record{std::move(placement), std::move(extent),
                                   std::make_shared<std::atomic<bool>>(false)})
           .first->second;
-  if (!free) {
+  if (earlier) {
     claims_.insert(id);
   } else if (Result<> placed = PlaceRecord(record); !placed) {
     records_.erase(id);
@@ -112,13 +115,12 @@ std::vector<GuestRange> AddressSpace::Extent(const Placement& placement) {
   return extent;
 }
 
-Result<> AddressSpace::CheckFree(uint64_t id, std::span<const GuestRange> extent) const {
+std::optional<GuestRange> AddressSpace::FindEarlier(uint64_t id,
+                                                    std::span<const GuestRange> extent) const {
   for (const GuestRange& range : extent) {
-    if (const auto there = FindEarlier(id, range))
-      return std::unexpected(
-          Error(EEXIST, fmt::format("guest range {} overlaps {}", range, *there)));
+    if (const auto there = FindEarlier(id, range)) return there;
   }
-  return {};
+  return std::nullopt;
 }
 
 std::optional<GuestRange> AddressSpace::FindEarlier(uint64_t id, const GuestRange& range) const {
@@ -230,7 +232,7 @@ void AddressSpace::PlaceClaims() {
   if (claim_holds_ != 0) return;
   for (auto it = claims_.begin(); it != claims_.end();) {
     const Record& record = records_.at(*it);
-    if (CheckFree(*it, record.extent)) {
+    if (!FindEarlier(*it, record.extent)) {
       const Result<> placed = PlaceRecord(record);
       if (placed) {
         it = claims_.erase(it);
@@ -257,7 +259,7 @@ void AddressSpace::ReleaseClaims() {
 // --- Zap: DMA, then slots (G2)
 // ---------------------------------------------------------------------
 
-AddressSpace::ZapTimes AddressSpace::Zap(std::span<Mapping* const> mappings) {
+AddressSpace::Zapped AddressSpace::Zap(std::span<Mapping* const> mappings) {
   const Change change(*this);
   std::vector<Placed> placed;
   std::vector<uint64_t> ids;
@@ -273,17 +275,16 @@ AddressSpace::ZapTimes AddressSpace::Zap(std::span<Mapping* const> mappings) {
     placed.push_back(
         {&record.placement, record.placement.pieces.size(), record.placement.events.size()});
   }
-  ZapTimes times = TakeAway(placed);
-  for (const Placed& one : placed) times.pieces += one.pieces;
+  const Zapped zapped = TakeAway(placed);
   for (const uint64_t id : ids) records_.erase(id);
   if (!ids.empty()) PlaceClaims();
-  return times;
+  return zapped;
 }
 
 // G2, the one place. Nobody starts anything new on the pieces; all unmaps start, and while they are
 // under way what was forwarded before ends; all are awaited; then slots. One deadline for it all,
 // and no unmap spends its share waiting for its turn.
-AddressSpace::ZapTimes AddressSpace::TakeAway(std::span<const Placed> placed) {
+AddressSpace::Zapped AddressSpace::TakeAway(std::span<const Placed> placed) {
   const DmaDomain::Deadline deadline = Clock::now() + options_.zap_deadline;
   std::vector<Gpa> starts;
   std::vector<Unmap> unmaps;
@@ -301,12 +302,13 @@ AddressSpace::ZapTimes AddressSpace::TakeAway(std::span<const Placed> placed) {
   unmaps = StartUnmaps(std::move(unmaps));
   if (!table_.WaitUnpinned(starts, deadline)) Unsafe(Error::Of("forwarded DMA does not end"));
   FinishUnmaps(std::move(unmaps), deadline);
-  ZapTimes times;
-  times.dma_out = Clock::now();
+  Zapped zapped;
+  zapped.pieces = starts.size();
+  zapped.dma_out = Clock::now();
   for (const Placed& one : placed | std::views::reverse) RemoveSlots(one);
-  times.slots_out = Clock::now();
+  zapped.slots_out = Clock::now();
   if (!placed.empty()) Changed();
-  return times;
+  return zapped;
 }
 
 std::vector<AddressSpace::Unmap> AddressSpace::StartUnmaps(std::vector<Unmap> unmaps) {

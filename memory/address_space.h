@@ -68,11 +68,11 @@ class AddressSpace {
     std::function<void(const Error&)> on_unsafe;
   };
 
-  // When the stages of a zap were done.
-  struct ZapTimes {
+  // What a zap took away, and when its stages were done.
+  struct Zapped {
+    size_t pieces = 0;  // none of a claim
     std::chrono::steady_clock::time_point dma_out;
     std::chrono::steady_clock::time_point slots_out;
-    size_t pieces = 0;  // taken away: none of a claim
   };
 
   // One placement, live or a claim. Its end is the zap.
@@ -175,7 +175,7 @@ class AddressSpace {
   // Takes the placements away: all DMA in all domains, then all slots (G2). When it returns, no
   // guest access and no peer's DMA reaches them any more (G7), but for servers that the matrix
   // calls unrevoked. Handles that hold nothing cost nothing (G9).
-  ZapTimes Zap(std::span<Mapping* const> mappings) EXCLUDES(update_);
+  Zapped Zap(std::span<Mapping* const> mappings) EXCLUDES(update_);
 
   // Maps every live piece in `domain` (borrowed until the handle ends), in order of address. Errors
   // leave nothing mapped in it: it refused RAM, or it has ended (lost: see the matrix).
@@ -249,9 +249,11 @@ class AddressSpace {
   static std::vector<GuestRange> Extent(const Placement& placement);
   Result<Mapping> Place(Placement placement, bool may_claim) EXCLUDES(update_);
   Result<> PlaceRecord(const Record& record) REQUIRES(update_);
-  // Whether nothing that came before the record `id` is in the way of its `extent`.
-  Result<> CheckFree(uint64_t id, std::span<const GuestRange> extent) const REQUIRES(update_);
-  std::optional<GuestRange> FindEarlier(uint64_t id, const GuestRange& range) const REQUIRES(update_);
+  // What came before the record `id` and is in the way of its `extent`, or of one range of it.
+  std::optional<GuestRange> FindEarlier(uint64_t id, std::span<const GuestRange> extent) const
+      REQUIRES(update_);
+  std::optional<GuestRange> FindEarlier(uint64_t id, const GuestRange& range) const
+      REQUIRES(update_);
   Result<> PlaceSlots(Placed& placed) REQUIRES(update_);
   Result<> MapDma(const Placement& placement) REQUIRES(update_);
   Result<> MapPiece(DomainId id, const Piece& piece, DmaDomain::Deadline deadline)
@@ -262,7 +264,7 @@ class AddressSpace {
   void HoldClaims() EXCLUDES(update_);
   void ReleaseClaims() EXCLUDES(update_);
 
-  ZapTimes TakeAway(std::span<const Placed> placed) REQUIRES(update_);
+  Zapped TakeAway(std::span<const Placed> placed) REQUIRES(update_);
   // Those of domains that serve, each with its ticket.
   std::vector<Unmap> StartUnmaps(std::vector<Unmap> unmaps) REQUIRES(update_);
   void FinishUnmaps(std::vector<Unmap> unmaps, DmaDomain::Deadline deadline) REQUIRES(update_);
@@ -296,7 +298,7 @@ class AddressSpace {
   // Held over a whole change, system calls and waits included.
   mutable Mutex update_;
   std::map<uint64_t, Record> records_ GUARDED_BY(update_);
-  std::set<uint64_t> claims_ GUARDED_BY(update_);               // of records_, who came first is first
+  std::set<uint64_t> claims_ GUARDED_BY(update_);  // of records_, who came first is first
   // Of all others, by start; none overlaps another.
   std::map<Gpa, GuestRange> live_extents_ GUARDED_BY(update_);
   std::map<Gpa, Slot> piece_slots_ GUARDED_BY(update_);  // of the pieces that have a host address

@@ -132,7 +132,8 @@ TEST_F(Claims, TheirOrderIsThatOfComing) {
 
 TEST_F(Claims, G9AClaimIsZappedSilentlyAndNeverPlacedAfterwards) {
   Mapping claim = heart.Claim(Of({Bar(0x1000)}));
-  heart.Zap({&claim});
+  Mapping* const zapped[] = {&claim};
+  EXPECT_EQ(heart.space.Zap(zapped).pieces, 0u);
   EXPECT_FALSE(claim.held());
   { const Mapping another = heart.Claim(Of({Bar(0x1000)})); }
   EXPECT_THAT(heart.recorder.Take(), IsEmpty());

@@ -48,10 +48,11 @@ TEST(AddressSpace, G2ZapTimesNameTheEndOfEachStage) {
     if (event == "slot- 0x1000") slot_gone = std::chrono::steady_clock::now();
   };
   Mapping* const mappings[] = {&mapping};
-  const AddressSpace::ZapTimes times = heart.space.Zap(mappings);
-  EXPECT_LE(dma_done, times.dma_out);
-  EXPECT_LE(times.dma_out, slot_gone);
-  EXPECT_LE(slot_gone, times.slots_out);
+  const AddressSpace::Zapped zapped = heart.space.Zap(mappings);
+  EXPECT_EQ(zapped.pieces, 1u);
+  EXPECT_LE(dma_done, zapped.dma_out);
+  EXPECT_LE(zapped.dma_out, slot_gone);
+  EXPECT_LE(slot_gone, zapped.slots_out);
 }
 
 TEST(AddressSpace, G2UnmapsOfAllDomainsShareOneDeadline) {

@@ -212,9 +212,7 @@ void Bars::ZapMappings(std::span<Bar* const> bars, Zapped& zapped) {
     if (!bar->mapping.held()) continue;
     mappings.push_back(&bar->mapping);
   }
-  if (mappings.empty()) return;
-  zapped.times = space_.Zap(mappings);
-  zapped.pieces += static_cast<unsigned>(zapped.times.pieces);
+  if (!mappings.empty()) zapped = space_.Zap(mappings);
 }
 
 void Bars::Place(Decode decode, Zapped& zapped) {

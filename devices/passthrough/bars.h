@@ -47,11 +47,7 @@ class Bars {
     bool ports = false;
     bool operator==(const Decode&) const = default;
   };
-  // What was taken away, and when each stage of the last zap was done.
-  struct Zapped {
-    unsigned pieces = 0;
-    AddressSpace::ZapTimes times;  // meaningless while `pieces` is 0
-  };
+  using Zapped = AddressSpace::Zapped;
   struct Options {
     bool peers_may_map = true;
     uint64_t rom_size = 0;  // 0: no expansion ROM
@@ -79,7 +75,7 @@ class Bars {
   // G1: brings what is placed into line with the registers, with the port above and with `decode`, which
   // the hardware does already. What stays where it is costs nothing (G9); what moves or is no longer
   // reached leaves its old place first, all in one zap. A BAR whose memory cannot be placed is trapped.
-  // Adds to `zapped`.
+  // `zapped` is as it was where nothing left.
   void Place(Decode decode, Zapped& zapped);
   // G2: takes every memory BAR away, all in one zap. Costs nothing where nothing is placed.
   void Zap(Zapped& zapped);

@@ -227,10 +227,10 @@ void PassthroughFunction::Transition(ZapCause cause, bool injected, const Hardwa
     bars_.Place(decode_, zapped);  // it answers again; free for what is placed
   }
   notification.hardware_done = ZapNotification::Clock::now();
-  notification.pieces = zapped.pieces;
+  notification.pieces = static_cast<unsigned>(zapped.pieces);
   const bool took = zapped.pieces != 0;
-  notification.dma_out = took ? zapped.times.dma_out : notification.noticed;
-  notification.slots_out = took ? zapped.times.slots_out : notification.noticed;
+  notification.dma_out = took ? zapped.dma_out : notification.noticed;
+  notification.slots_out = took ? zapped.slots_out : notification.noticed;
   zaps_.Add(std::move(notification));
 }
 

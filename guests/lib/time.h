@@ -3,6 +3,8 @@
 
 #include <stdint.h>
 
+#include "lib/io.h"
+
 namespace guest {
 
 // Measures for a millisecond at the first call, and uses this CPU's LAPIC timer for that.
@@ -19,5 +21,17 @@ class Deadline {
  private:
   uint64_t end_;
 };
+
+// With interrupts on, until done() or the time has passed; whether it is done.
+template <typename Done>
+bool AwaitInterrupts(uint64_t microseconds, Done done) {
+  const Deadline deadline(microseconds);
+  while (!done() && !deadline.Passed()) {
+    EnableInterrupts();
+    Pause();
+    DisableInterrupts();
+  }
+  return done();
+}
 
 }  // namespace guest

@@ -232,7 +232,7 @@ void Session::CompareLookup(Hva address) {
   if (!place && holds != 0) Differ("HVA {:#x} is not found", address.value());
 }
 
-void Session::CheckZapTimes(const AddressSpace::ZapTimes& times, Model::Clock::time_point before) {
+void Session::CheckZapTimes(const AddressSpace::Zapped& times, Model::Clock::time_point before) {
   if (world_.trace.empty()) return;
   if (times.dma_out < before || times.slots_out < times.dma_out ||
       times.slots_out > Model::Clock::now()) {
