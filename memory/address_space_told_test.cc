@@ -1,15 +1,13 @@
 // What AddressSpace writes for people: which lines, and never under its lock.
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <future>
 #include <memory>
 #include <thread>
 
 #include "base/log.h"
+#include "memory/testing/full_stderr.h"
 #include "memory/testing/heart.h"
 
 namespace crossbar::testing {
@@ -54,15 +52,9 @@ TEST_F(Told, G6EveryBarThatIsRefusedIsNamedOnceAndRepeatsAreLimited) {
 
 // Whoever does not read stderr must not hold up everybody's zaps.
 TEST_F(Told, G10NoLineIsWrittenUnderTheLock) {
-  std::array<int, 2> ends{};
-  ASSERT_EQ(::pipe(ends.data()), 0);
-  const int size = ::fcntl(ends[1], F_GETPIPE_SZ);
-  const std::vector<char> full(static_cast<size_t>(size), 'x');
-  ASSERT_EQ(::write(ends[1], full.data(), full.size()), size);
-  const int stderr_fd = ::dup(STDERR_FILENO);
   FakeOwner owner("stuck");
   Mapping other = heart.Map(Of({Bar(0x9000)}));
-  ::dup2(ends[1], STDERR_FILENO);
+  FullStderr full;
   auto stuck = std::async(std::launch::async, [&] {
     return heart.Map(Of({Bar(0x1000, 0x1000, &owner)}));
   });
@@ -70,12 +62,9 @@ TEST_F(Told, G10NoLineIsWrittenUnderTheLock) {
   auto zap = std::async(std::launch::async, [&] { heart.Zap({&other}); });
   const auto ended = zap.wait_for(std::chrono::seconds(5));
   const auto written = stuck.wait_for(std::chrono::milliseconds(20));
-  std::vector<char> drain(full.size());
-  EXPECT_GT(::read(ends[0], drain.data(), drain.size()), 0);
+  full.Drain();
   const Mapping mapping = stuck.get();
   zap.get();
-  ::dup2(stderr_fd, STDERR_FILENO);
-  for (const int fd : {ends[0], ends[1], stderr_fd}) ::close(fd);
   EXPECT_EQ(ended, std::future_status::ready) << "the zap waits for a line to be written";
   EXPECT_EQ(written, std::future_status::timeout) << "nothing was stuck";
 }

@@ -3,7 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <future>
+#include <thread>
+
 #include "devices/passthrough/testing/rig.h"
+#include "memory/testing/full_stderr.h"
 
 namespace crossbar::testing {
 namespace {
@@ -130,6 +134,30 @@ TEST_F(BarsTest, ABarOfAnotherFunctionWaitsForTheFirstToLeave) {
   EXPECT_EQ(owner(), "other") << "who comes back waits in turn";
   second->Close();
   EXPECT_EQ(owner(), "dev");
+}
+
+TEST_F(BarsTest, WhoCameFirstIsTheSameInTheWindowWhenTwoComeAtOnce) {
+  Start();
+  device.memory[0].assign(0x1000, 0x10);
+  FakeDevice other{heart.recorder};
+  other.interrupts[VFIO_PCI_INTX_IRQ_INDEX] = {};  // its line is taken
+  other.memory[4].assign(0x100, 0x44);
+  auto second = PassthroughFunction::Create(std::make_unique<FakeBackend>(other), {.id = "other"}, Around());
+  ASSERT_TRUE(second) << second.error().message();
+  Write(Bar(0), 4, kWindow32);
+  (*second)->WriteConfig(Bar(4), 4, kWindow32);
+  {
+    // The first is in the AddressSpace, and is held up by the line about its refusal before it is in the window.
+    heart.a.refuse = [](GuestRange, const Backing&) { return "full"; };
+    FullStderr full;
+    auto first = std::async(std::launch::async, [&] { Decode(); });
+    while (MappedAt(kWindow32) != 0) std::this_thread::yield();
+    (*second)->WriteConfig(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    EXPECT_EQ(Trapped(kWindow32, 1), 0x44u) << "nothing was held up";
+    full.Drain();
+  }
+  EXPECT_EQ(Trapped(kWindow32, 1), 0x10u);
+  (*second)->Close();
 }
 
 TEST_F(BarsTest, ATrappedBarBelowAMappedOneAnswersOnceThatHasGone) {
