@@ -21,6 +21,7 @@ PROGRAM = os.environ.get("CROSSBAR_PROGRAM", "")
 GUESTS = os.environ.get("CROSSBAR_GUESTS", "")
 BUILD = os.environ.get("CROSSBAR_BUILD", "").split()
 SANITIZER = "sanitizer" in BUILD
+IN_LAB = "LAB_DEVICES" in os.environ  # a lab machine, whose CPUs are emulated
 
 # Exit statuses, as README.md lists them.
 POWER_OFF, SUCCESS, USAGE, HOST_ERROR, CRASH, STOPPED = 0, 1, 2, 4, 6, 8
