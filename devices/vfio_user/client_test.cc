@@ -428,6 +428,15 @@ TEST(VfioUserClient, SaysThatAServerHungUpWhereNobodyWaits) {
   }
 }
 
+// Whether the first message can still be sent is chance; what is said is not.
+TEST(VfioUserClient, AServerThatIsGoneBeforeTheFirstMessageHungUp) {
+  auto ends = sys::SocketPair().value();
+  ends.second.Reset();
+  const auto backend = ClientMachine::Connect(std::move(ends.first));
+  ASSERT_FALSE(backend);
+  EXPECT_THAT(backend.error().message(), HasSubstr("it hung up"));
+}
+
 // A server that goes on asking while its requests take long: what waits is bounded.
 TEST(VfioUserClient, G12CommandsThatWaitAreBounded) {
   ClientMachine machine;

@@ -23,6 +23,11 @@ int MillisecondsUntil(Deadline deadline) {
   return static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30));
 }
 
+// The same whether sending or receiving finds it: which of them does is chance.
+Error HungUp(bool within_message) {
+  return Error(EPIPE, within_message ? "it hung up within a message" : "it hung up");
+}
+
 }  // namespace
 
 MessageSocket::MessageSocket(Fd socket, std::chrono::milliseconds stall)
@@ -63,6 +68,8 @@ Result<> MessageSocket::Send(Header header, std::span<const std::byte> body,
                                    sent == 0 ? fds : std::span<const int>());
     if (n >= 0) {
       sent += static_cast<size_t>(n);
+    } else if (n == -EPIPE || n == -ECONNRESET) {
+      return std::unexpected(HungUp(sent != 0));
     } else if (n != -EAGAIN) {
       return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "sendmsg"));
     } else if (!TRY(Wait(POLLOUT, deadline))) {
@@ -86,7 +93,7 @@ Result<bool> MessageSocket::Fill(Deadline deadline) {
   }
   // Reset: it went with something of ours unread.
   if (n == 0 || n == -ECONNRESET)
-    return std::unexpected(Error(EPIPE, end_ == 0 ? "it hung up" : "it hung up within a message"));
+    return std::unexpected(HungUp(end_ != 0));
   if (n < 0) return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "recvmsg"));
   end_ += static_cast<size_t>(n);
   return true;
@@ -100,7 +107,7 @@ Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest) {
     if (n > 0) {
       rest = rest.subspan(static_cast<size_t>(n));
     } else if (n == 0 || n == -ECONNRESET) {
-      return std::unexpected(Error(EPIPE, "it hung up within a message"));
+      return std::unexpected(HungUp(true));
     } else if (n != -EAGAIN) {
       return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "recvmsg"));
     } else if (!TRY(Wait(POLLIN, deadline))) {
