@@ -12,6 +12,7 @@
 namespace crossbar::testing {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
@@ -168,6 +169,16 @@ TEST_F(BarsTest, ATrappedBarBelowAMappedOneAnswersOnceThatHasGone) {
   Write(Bar(0), 4, kWindow32 + 0x100000);
   EXPECT_EQ(MappedAt(kWindow32), -1);
   EXPECT_EQ(Trapped(kWindow32 + 0x100, 1), 0x44u);
+}
+
+TEST_F(BarsTest, ATrappedBarsIoeventfdsComeAndGoWithIt) {
+  device.io_events[4] = {{Gpa(0x40), 4, std::nullopt, -1}};
+  StartDecoding();
+  heart.recorder.Take();
+  EXPECT_THAT(Write(Bar(4), 4, kWindow32 + 0x5000), ElementsAre("event+ 0xc0005040"));
+  EXPECT_THAT(Write(Bar(4), 4, kWindow32), ElementsAre("event- 0xc0005040")) << "a claim has none";
+  EXPECT_THAT(Write(Bar(0), 4, kWindow32 + 0x100000), Contains("event+ 0xc0000040"));
+  EXPECT_THAT(Write(PCI_COMMAND, 2, 0), Contains("event- 0xc0000040"));
 }
 
 TEST_F(BarsTest, G4AMappedBarWaitsForTheTrappedOnesThatCameFirst) {

@@ -87,6 +87,7 @@ struct FakeDevice {
   std::array<VfioBackend::Region, 9> regions;
   std::array<VfioBackend::Interrupt, 5> interrupts;
   std::map<unsigned, std::vector<uint8_t>> memory;
+  std::map<unsigned, std::vector<IoEvent>> io_events;   // by region; addresses are offsets into it
   std::map<std::pair<unsigned, uint32_t>, int> events;  // (kind, vector) -> eventfd
   bool can_reset = true;
   bool takes_unmask_event = true;
@@ -142,7 +143,7 @@ class FakeBackend : public VfioBackend {
     backing.host = Hva(kHost + (uint64_t{region} << 32) + area.offset);
     return backing;
   }
-  std::vector<IoEvent> IoEvents(unsigned) override { return {}; }
+  std::vector<IoEvent> IoEvents(unsigned region) override { return device_.io_events[region]; }
 
   Result<> SetInterrupts(unsigned index, uint32_t start, std::span<const int> fds) override {
     if (device_.gone) return std::unexpected(Error(EIO, "gone"));
