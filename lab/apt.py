@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import time
 
@@ -75,6 +76,9 @@ def _update(source):
     stamp = os.path.join(source.folder, "stamp")
     if os.path.exists(stamp) and time.time() - os.path.getmtime(stamp) < FRESH_SECONDS:
         return
+    if not shutil.which("apt-get"):
+        raise LabError("there is no apt-get here, and the lab fetches what it needs as Debian packages. Run it on Debian, or"
+                       " copy the cache of a machine that has run lab/run --fetch")
     mirror = _mirror()
     for folder in ("state", "lists/partial", "cache/archives/partial", "etc/sources.list.d"):
         os.makedirs(os.path.join(source.folder, folder), exist_ok=True)

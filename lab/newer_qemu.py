@@ -1,5 +1,5 @@
-"""A QEMU that has vfio-user-pci, which came with 10.1: Debian 13's backport with all its libraries and its own loader,
-unpacked into the cache. It runs on any release; nothing is installed."""
+"""A QEMU that is newer than the releases of Debian have: Debian 13's backport with all its libraries and its own loader,
+unpacked into the cache. It runs on any release; nothing is installed. Since 10.1 it has vfio-user-pci."""
 import os
 import shutil
 

@@ -1,11 +1,14 @@
-"""QEMU: is there a usable one, and its command line for a lab machine."""
+"""QEMU: which one the lab uses, and its command line for a lab machine."""
+import functools
 import re
 import shutil
 import subprocess
 
-from cache import LabError
+import newer_qemu
+from cache import LabError, say
 
 PROGRAM = "qemu-system-x86_64"
+SOUND = 11  # 10.0 aborts and loses what a CPU was doing where the machine is busy: docs/decisions/010
 OLDEST = 8  # 7.2's TCG corrupts the flags in cmpxchg16b, and Linux guests crash of it
 
 PROOF_SLOT = 3  # of the edu device that lab-refuse uses
@@ -30,22 +33,44 @@ KERNEL_ARGUMENTS = {
 }
 
 
-def check():
-    """The version of QEMU, or what to install."""
+@functools.cache
+def program():
+    """The first words of its command line: the one that is installed if it is sound, else the one in the cache."""
+    version = _installed_version()
+    if version and version[0] >= SOUND:
+        return [PROGRAM]
+    try:
+        return newer_qemu.command()
+    except LabError as error:
+        usable = version and version[0] >= OLDEST
+        have = f"{PROGRAM} {'.'.join(map(str, version))}" if version else f"no {PROGRAM}"
+        if not usable:
+            raise LabError(f"the lab needs QEMU {OLDEST} or later, and there is {have}. {_advice()}. And a newer one"
+                           f" cannot be fetched: {error}") from error
+        say(f"uses {have}, which fails now and then, because a newer one cannot be fetched: {error}")
+        return [PROGRAM]
+
+
+def _installed_version():
+    """(major, minor), or None where there is none."""
     if not shutil.which(PROGRAM):
-        raise LabError(f"the lab needs {PROGRAM} {OLDEST} or later, and there is none. {_advice()}")
+        return None
     text = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=False).stdout
     version = re.search(r"version (\d+)\.(\d+)", text)
     if not version:
         raise LabError(f"{PROGRAM} --version says nothing the lab understands: {text!r}")
-    if int(version.group(1)) < OLDEST:
-        raise LabError(f"{PROGRAM} is {version.group(0)}, and the lab needs {OLDEST} or later. {_advice()}")
-    return version.group(0)
+    return int(version.group(1)), int(version.group(2))
 
 
 def _advice():
     return ("On Debian 13: apt-get install qemu-system-x86. On Debian 12 it is in the suite bookworm-backports:"
             " apt-get install -t bookworm-backports qemu-system-x86. ./scripts/test installs it either way")
+
+
+def amd_can_translate():
+    """Whether this QEMU's amd-iommu does more than let all DMA through."""
+    known = subprocess.run([*program(), "-device", "amd-iommu,help"], capture_output=True, text=True, check=False)
+    return "dma-remap" in known.stdout
 
 
 def _iommu(kind):
@@ -55,10 +80,7 @@ def _iommu(kind):
     if kind == "virtio":
         return ["-device", "virtio-iommu-pci,id=iommu,addr=0x1"]
     if kind == "amd":
-        known = subprocess.run([PROGRAM, "-device", "amd-iommu,help"], capture_output=True, text=True,
-                               check=False).stdout
-        remap = ",dma-remap=on" if "dma-remap" in known else ""
-        return ["-device", f"amd-iommu,intremap=on{remap}"]
+        return ["-device", "amd-iommu,id=iommu,intremap=on" + (",dma-remap=on" if amd_can_translate() else "")]
     return []
 
 
@@ -79,7 +101,7 @@ def _ports(files, shell):
 def command(options, kernel, initrd, folders, files):
     """The words of QEMU's command line. `files`: the chardevs by name, each with the descriptor it is to use."""
     # PVH: nothing to uncompress, which an emulated CPU is slow at.
-    arguments = [PROGRAM, "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", str(options.cpus),
+    arguments = [*program(), "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", str(options.cpus),
                  "-m", str(options.memory >> 20), "-nodefaults", "-display", "none", "-no-reboot",
                  "-kernel", kernel.vmlinux, "-initrd", initrd, "-append",
                  f"console=ttyS0 quiet panic=-1 rdinit=/lab/init {FAST} {KERNEL_ARGUMENTS[options.iommu]}"]

@@ -46,13 +46,15 @@ class Command(Case):
     def test_here_is_this_file_system_and_folder(self):
         note = os.path.join(TOP, "build", f"note-{os.getpid()}")
         self.addCleanup(lambda: os.path.exists(note) and os.unlink(note))
+        outside = os.path.join(self.scratch, "outside")
+        open(outside, "w", encoding="ascii").close()
         script = f"""
             pwd; echo $CROSSBAR_WORD; uname -r >{note}; "{sys.executable}" -c 'import os, stat
 print(stat.S_ISCHR(os.stat("/dev/kvm").st_mode), os.path.samefile("/proc/self/cwd", "."))'
-            touch /tmp/inside && ls /tmp; touch /etc/crossbar-test 2>&1 | grep -o Read-only"""
+            touch /tmp/inside && test -e /tmp/inside && ! test -e "{outside}" && echo "its own /tmp"; touch /etc/crossbar-test 2>&1 | grep -o Read-only"""
         outcome = self.finish(self.start("--kernel", KERNEL, "--here", "--", "bash", "-c", script, cwd=LAB,
                                          environment={"CROSSBAR_WORD": "a word"}))
-        self.assertEqual(outcome.out.splitlines(), [LAB, "a word", "True True", "inside", "Read-only"], outcome)
+        self.assertEqual(outcome.out.splitlines(), [LAB, "a word", "True True", "its own /tmp", "Read-only"], outcome)
         with open(note, encoding="ascii") as file:
             self.assertNotEqual(file.read().strip(), os.uname().release)
 
@@ -155,16 +157,36 @@ class BadInput(Case):
             self.assert_refused(self.lab(*arguments), USAGE, *words)
 
     def test_qemu_that_is_missing_or_too_old(self):
-        outcome = self.lab("--", "true", environment={"PATH": self.path_with()})
-        self.assert_refused(outcome, MISSING, "there is none", "qemu-system-x86", "bookworm-backports")
+        offline = {"XDG_CACHE_HOME": os.path.join(self.scratch, "cache"), "APT_CONFIG": self.offline()}
+        outcome = self.lab("--", "true", environment={**offline, "PATH": self.path_with()})
+        self.assert_refused(outcome, MISSING, "no qemu-system-x86_64", "apt-get install", "bookworm-backports")
         old = self.path_with("qemu-system-x86_64", "echo QEMU emulator version 7.2.22")
-        outcome = self.lab("--", "true", environment={"PATH": old})
-        self.assert_refused(outcome, MISSING, "7.2", "needs 8", "bookworm-backports")
+        outcome = self.lab("--", "true", environment={**offline, "PATH": old})
+        self.assert_refused(outcome, MISSING, "7.2", "needs QEMU 8", "bookworm-backports", "apt-get update failed")
+
+    def test_no_apt(self):
+        elsewhere = {"XDG_CACHE_HOME": os.path.join(self.scratch, "cache"), "PATH": self.scratch}
+        self.assert_refused(self.lab("--", "true", environment=elsewhere), MISSING, "no apt-get", "copy the cache")
+
+    def test_one_that_is_installed_serves_where_no_newer_one_can_be_had(self):
+        offline = {"XDG_CACHE_HOME": os.path.join(self.scratch, "cache"), "APT_CONFIG": self.offline()}
+        fair = self.path_with("qemu-system-x86_64", "echo QEMU emulator version 10.0.2")
+        outcome = self.lab("--", "true", environment={**offline, "PATH": fair})
+        self.assertRegex(outcome.err, "uses qemu-system-x86_64 10.0, which fails now and then, because .*apt-get update failed")
+
+    def offline(self):
+        """Settings of apt's with which nothing can be fetched."""
+        return self.file("apt.conf", 'Acquire::http::Proxy "http://127.0.0.1:9";\nAcquire::https::Proxy "http://127.0.0.1:9";\n'
+                                     'Acquire::Retries "0";\n')
 
     def path_with(self, name=None, script=""):
         """A PATH whose programs are all those of /usr/bin but QEMU, and `name`."""
         folder = os.path.join(self.scratch, "bin")
-        os.makedirs(folder, exist_ok=True)
+        if not os.path.isdir(folder):
+            os.makedirs(folder)
+            for other in os.listdir("/usr/bin"):
+                if not other.startswith("qemu-"):
+                    os.symlink(f"/usr/bin/{other}", os.path.join(folder, other))
         if name:
             with open(os.path.join(folder, name), "w", encoding="ascii") as file:
                 file.write(f"#!/bin/sh\n{script}\n")
@@ -182,9 +204,7 @@ class BadInput(Case):
     def test_nothing_in_the_cache_and_no_way_to_fill_it(self):
         cache = os.path.join(self.scratch, "cache")
         outcome = self.lab("--", "true", environment={
-            "XDG_CACHE_HOME": cache, "APT_CONFIG": self.file("apt.conf", 'Acquire::http::Proxy "http://127.0.0.1:9";\n'
-                                                             'Acquire::https::Proxy "http://127.0.0.1:9";\n'
-                                                             'Acquire::Retries "0";\n')})
+            "XDG_CACHE_HOME": cache, "APT_CONFIG": self.offline()})
         self.assert_refused(outcome, MISSING, "apt-get update failed")
         left = [os.path.join(folder, name) for folder, _, names in os.walk(cache) for name in names if "kernels" in folder]
         self.assertEqual(left, [])

@@ -15,6 +15,10 @@ import unittest
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 LAB = os.path.join(TOP, "lab")
 RUN = os.path.join(LAB, "run")
+sys.path.insert(0, LAB)
+import cache
+import qemu
+
 FULL = bool(os.environ.get("CROSSBAR_LAB_FULL"))
 KERNEL = "iommufd"  # the one that boots fastest; what is about another names it
 
@@ -26,11 +30,8 @@ USAGE, MISSING, LETS_THROUGH, DIED, TIMEOUT = 120, 121, 122, 123, 124
 
 def qemu_trouble():
     """Empty where lab/run finds a usable QEMU."""
-    sys.path.insert(0, LAB)
-    import cache
-    import qemu
     try:
-        qemu.check()
+        qemu.program()
     except cache.LabError as error:
         return str(error)
     return ""
@@ -104,7 +105,7 @@ class Case(unittest.TestCase):
                     words = file.read()
             except OSError:
                 continue
-            if words.startswith(b"qemu-system") and self.folder.encode() in words:
+            if b"qemu-system-x86_64\0" in words and self.folder.encode() in words:
                 found.append(int(pid))
         return found
 
