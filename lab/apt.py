@@ -73,12 +73,13 @@ def _run(source, *command, while_running=None, **options):
 
 def _update(source):
     """Fetches the lists of packages, unless that was done lately."""
+    for program in ("apt-get", "dpkg-deb"):
+        if not shutil.which(program):
+            raise LabError(f"there is no {program} here, and the lab fetches what it needs as Debian packages. Run it on Debian,"
+                           " or copy the cache of a machine that has run lab/run --fetch")
     stamp = os.path.join(source.folder, "stamp")
     if os.path.exists(stamp) and time.time() - os.path.getmtime(stamp) < FRESH_SECONDS:
         return
-    if not shutil.which("apt-get"):
-        raise LabError("there is no apt-get here, and the lab fetches what it needs as Debian packages. Run it on Debian, or"
-                       " copy the cache of a machine that has run lab/run --fetch")
     mirror = _mirror()
     for folder in ("state", "lists/partial", "cache/archives/partial", "etc/sources.list.d"):
         os.makedirs(os.path.join(source.folder, folder), exist_ok=True)

@@ -1,25 +1,21 @@
 """QEMU: which one the lab uses, and its command line for a lab machine."""
 import functools
-import re
-import shutil
 import subprocess
 
 import newer_qemu
-from cache import LabError, say
 
 PROGRAM = "qemu-system-x86_64"
-SOUND = 11  # 10.0 aborts and loses what a CPU was doing where the machine is busy: docs/decisions/010
-OLDEST = 8  # 7.2's TCG corrupts the flags in cmpxchg16b, and Linux guests crash of it
 
 PROOF_SLOT = 3  # of the edu device that lab-refuse uses
 PROOF_DEVICE = f"0000:00:{PROOF_SLOT:02x}.0"
 
 # QEMU's trace points that fire for each DMA that the IOMMU refuses.
 FAULT_EVENTS = {"intel": ("vtd_dmar_fault",), "virtio": ("virtio_iommu_report_fault",),
-                "amd": ("amdvi_page_fault", "amdvi_iotlb_reset"), "none": ()}
+                "amd": ("amdvi_page_fault",), "none": ()}
 # KVM that is built in starts before the kernel has measured the TSC well, and on a busy machine the first measure is off
-# by more than KVM tolerates: its guests' timers then never fire. The timer check fails, and panics, where this machine is so busy that an emulated second has few ticks. The rest is
-# what Debian's kernels do at boot at the cost of a second under emulation, and the lab has no use for.
+# by more than KVM tolerates: its guests' timers then never fire. The timer check fails, and panics, where this machine is so busy
+# that an emulated second has few ticks. The rest is what Debian's kernels do at boot at the cost of a second under
+# emulation, and the lab has no use for.
 FAST = ("kvm.tsc_tolerance_ppm=100000 no_timer_check mitigations=off random.trust_cpu=on cryptomgr.notests apparmor=0 nowatchdog"
         " initcall_blacklist=jent_mod_init,crypto_kdf108_init")
 IOMMUS = tuple(FAULT_EVENTS)
@@ -35,36 +31,10 @@ KERNEL_ARGUMENTS = {
 
 @functools.cache
 def program():
-    """The first words of its command line: the one that is installed if it is sound, else the one in the cache."""
-    version = _installed_version()
-    if version and version[0] >= SOUND:
+    """The first words of its command line: the one that is installed if it is new enough, else the one in the cache."""
+    if newer_qemu.version([PROGRAM]) >= newer_qemu.OLDEST:
         return [PROGRAM]
-    try:
-        return newer_qemu.command()
-    except LabError as error:
-        usable = version and version[0] >= OLDEST
-        have = f"{PROGRAM} {'.'.join(map(str, version))}" if version else f"no {PROGRAM}"
-        if not usable:
-            raise LabError(f"the lab needs QEMU {OLDEST} or later, and there is {have}. {_advice()}. And a newer one"
-                           f" cannot be fetched: {error}") from error
-        say(f"uses {have}, which fails now and then, because a newer one cannot be fetched: {error}")
-        return [PROGRAM]
-
-
-def _installed_version():
-    """(major, minor), or None where there is none."""
-    if not shutil.which(PROGRAM):
-        return None
-    text = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=False).stdout
-    version = re.search(r"version (\d+)\.(\d+)", text)
-    if not version:
-        raise LabError(f"{PROGRAM} --version says nothing the lab understands: {text!r}")
-    return int(version.group(1)), int(version.group(2))
-
-
-def _advice():
-    return ("On Debian 13: apt-get install qemu-system-x86. On Debian 12 it is in the suite bookworm-backports:"
-            " apt-get install -t bookworm-backports qemu-system-x86. ./scripts/test installs it either way")
+    return newer_qemu.command()
 
 
 def amd_can_translate():

@@ -77,7 +77,7 @@ Result<AddressSpace::Mapping> AddressSpace::Place(Placement placement, bool may_
   const std::optional<GuestRange> earlier = FindEarlier(id, extent);
   if (earlier && !may_claim) {
     return std::unexpected(
-        Error(EEXIST, fmt::format("a guest range overlaps {}", *earlier)));
+        Error(EEXIST, fmt::format("{} overlaps {}", fmt::join(extent, ", "), *earlier)));
   }
   const Record& record =
       records_.emplace(id, Record{std::move(placement), std::move(extent),

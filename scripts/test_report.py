@@ -8,7 +8,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 LINES = 6
-FAILED_CHECK = re.compile(r": Failure$|^\w+(Error|Exception): ")  # of GoogleTest, of Python
+FAILED_CHECK = re.compile(r": Failure$|^[\w.]+(Error|Exception|Expired): ")  # of GoogleTest, of Python
 
 
 def output(case):

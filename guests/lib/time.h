@@ -22,16 +22,15 @@ class Deadline {
   uint64_t end_;
 };
 
-// With interrupts on, until done() or the time has passed; whether it is done.
+// With interrupts on, until done() or the time has passed.
 template <typename Done>
-bool AwaitInterrupts(uint64_t microseconds, Done done) {
+void AwaitInterrupts(uint64_t microseconds, Done done) {
   const Deadline deadline(microseconds);
   while (!done() && !deadline.Passed()) {
     EnableInterrupts();
     Pause();
     DisableInterrupts();
   }
-  return done();
 }
 
 }  // namespace guest

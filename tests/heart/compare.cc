@@ -232,10 +232,10 @@ void Session::CompareLookup(Hva address) {
   if (!place && holds != 0) Differ("HVA {:#x} is not found", address.value());
 }
 
-void Session::CheckZapTimes(const AddressSpace::Zapped& times, Model::Clock::time_point before) {
+void Session::CheckTimes(const AddressSpace::Zapped& zapped, Model::Clock::time_point before) {
   if (world_.trace.empty()) return;
-  if (times.dma_out < before || times.slots_out < times.dma_out ||
-      times.slots_out > Model::Clock::now()) {
+  if (zapped.dma_out < before || zapped.slots_out < zapped.dma_out ||
+      zapped.slots_out > Model::Clock::now()) {
     Differ("the times of a zap are out of order");
   }
   for (const Event& event : world_.trace) {
@@ -243,11 +243,11 @@ void Session::CheckZapTimes(const AddressSpace::Zapped& times, Model::Clock::tim
         event.kind == Event::Kind::kMap) {
       break;  // Claims.
     }
-    if (event.kind == Event::Kind::kAwaitUnmap && event.time > times.dma_out) {
+    if (event.kind == Event::Kind::kAwaitUnmap && event.time > zapped.dma_out) {
       Differ("an unmap ended after 'DMA out'");
     }
     if (event.kind == Event::Kind::kSlotRemove &&
-        (event.time < times.dma_out || event.time > times.slots_out)) {
+        (event.time < zapped.dma_out || event.time > zapped.slots_out)) {
       Differ("a slot went outside its stage");
     }
   }

@@ -65,10 +65,14 @@ void Session::ZapTogether(std::vector<Holder*> holders, const char* name) {
   Begin(std::move(what));
   coverage_.Count("op: zap");
   closing_.assign(holders.begin(), holders.end());
-  const auto times = space_->Zap(handles);
+  size_t live_pieces = 0;
+  for (const uint64_t id : ids)
+    if (model_.IsLive(id)) live_pieces += model_.records().at(id).placement.pieces.size();
+  const auto zapped = space_->Zap(handles);
   Cursor cursor(world_.trace);
   model_.Zap(ids, cursor);
-  CheckZapTimes(times, began_);
+  if (zapped.pieces != live_pieces) Differ("{} pieces zapped, of {}", zapped.pieces, live_pieces);
+  CheckTimes(zapped, began_);
   for (Holder* holder : holders) {
     if (holder->handle.held()) Differ("a zapped handle is held");
     holder->id = 0;

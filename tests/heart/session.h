@@ -99,7 +99,7 @@ class Session {
   void CompareLookup(Hva address);
   void ComparePlace(const char* what, const std::optional<PieceTable::Place>& place,
                     const Model::Live* piece, uint64_t offset);
-  void CheckZapTimes(const AddressSpace::Zapped& times, Model::Clock::time_point before);
+  void CheckTimes(const AddressSpace::Zapped& zapped, Model::Clock::time_point before);
 
   const uint64_t seed_;
   Coverage& coverage_;

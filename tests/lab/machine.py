@@ -96,6 +96,14 @@ class Case(unittest.TestCase):
         self.assertEqual(outcome.status, status, outcome)
         return outcome
 
+    def offline(self):
+        """The environment of a machine whose cache is empty, and on which apt fetches nothing."""
+        settings = os.path.join(self.scratch, "apt.conf")
+        with open(settings, "w", encoding="ascii") as file:
+            file.write('Acquire::http::Proxy "http://127.0.0.1:9";\nAcquire::https::Proxy "http://127.0.0.1:9";\n'
+                       'Acquire::Retries "0";\n')
+        return {"XDG_CACHE_HOME": os.path.join(self.scratch, "cache"), "APT_CONFIG": settings}
+
     def machines(self):
         """The processes that this test's runs started: QEMU's command line names the temporary folder."""
         found = []
