@@ -8,7 +8,8 @@ from passthrough_test import HOST
 from picture import read_png
 
 # job NAME <<END: what the guest NAME is to run, in an initrd of its own.
-# vm NAME IMAGE WORDS ARGUMENT...: the guest, with these words on its kernel command line.
+# vm NAME IMAGE WORDS ARGUMENT...: the guest, with these words on its kernel command line. One that hangs is stopped while there is
+# time left to say what it wrote.
 # await NAME TEXT: until the guest NAME has written a line that begins so.
 # `set +m`: no job control, or the lab would tell of each that ends.
 GUESTS = """
@@ -18,7 +19,7 @@ job() {
 }
 vm() {
   name=$1 image=$2 words=$3; shift 3
-  crossbar run --kernel $image --initrd $name.initrd --memory 256M --report $name.report \\
+  timeout 200 crossbar run --kernel $image --initrd $name.initrd --memory 256M --report $name.report \\
     --cmdline "console=ttyS0 quiet $words lab_run=\\"sh /job\\"" "$@" >$name.console 2>$name.err
   echo "status $?" >>$name.console
 }
@@ -41,7 +42,8 @@ send() {
   ping -c 3 -i 0.2 192.0.2.$1 | grep received
   head -c 4000000 /dev/urandom >/tmp/bulk
   echo "sent $(sha256sum </tmp/bulk)"
-  until nc -w 5 192.0.2.$1 5000 </tmp/bulk; do sleep 0.1; done
+  # Nobody listens yet, which is told at once; and only once, so the time-out must be one that no transfer takes.
+  until nc -w 150 192.0.2.$1 5000 </tmp/bulk; do sleep 0.1; done
 }
 interrupts() { awk -v name="$1" '$0 ~ name { for (i = 2; $i ~ /^[0-9]+$/; ++i) n += $i; kinds = kinds " " $i }
                                  END { print "interrupts " n kinds }' /proc/interrupts; }
