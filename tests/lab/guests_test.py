@@ -35,18 +35,19 @@ await() {
 end() { wait $crossbar; echo "status $?"; }
 """
 
-QEMU_FILES = ("bios-256k.bin", "linuxboot_dma.bin", "kvmvapic.bin")
+QEMU_FILES = ("bios-256k.bin", "linuxboot_dma.bin", "pvh.bin", "kvmvapic.bin")
+# `machine` is for a subshell: it becomes QEMU.
 QEMU = """
-qemu() {
-  image=$1; shift
-  ./qemu-system-x86_64 -L data -accel kvm -machine q35 -cpu host -m 256 -nodefaults -display none -serial stdio \
-    -monitor none -no-reboot -kernel $image -initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'
+machine() {
+  exec ./qemu-system-x86_64 -L data -accel kvm -machine q35 -cpu host -m 256 -nodefaults -display none -serial stdio \
+    -monitor none -no-reboot "$@"
 }
+qemu() { image=$1; shift; machine -kernel $image -initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'; }
 """
 
 
 def qemu_inside():
-    """Arguments for lab/run that bring the installed QEMU, with what it needs to boot Linux."""
+    """Arguments for lab/run that bring the installed QEMU, with what it needs to boot Linux or a PVH image."""
     program = shutil.which("qemu-system-x86_64")
     if not program:
         raise unittest.SkipTest("no QEMU is installed to compare with")

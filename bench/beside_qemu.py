@@ -1,0 +1,42 @@
+"""What the benchmarks share that run Crossbar and QEMU in turn, in one lab machine."""
+import argparse
+import os
+import subprocess
+import sys
+import unittest
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [os.path.join(TOP, "tests", "lab")]
+
+# pylint: disable=wrong-import-position
+from guests_test import qemu_inside
+from machine import RUN, qemu_trouble
+
+
+def parser(text, pairs, kernel):
+    """The options they all have."""
+    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--pairs", type=int, default=pairs)
+    made.add_argument("--kernel", help=f"the lab host's (default: {kernel})")
+    made.add_argument("--build", default=os.path.join(TOP, "build", "release"))
+    return made
+
+
+def run(script, options, *arguments):
+    """What the script says in a lab machine that has QEMU, and has it say the load of this machine around that. Ends
+    this program where there is no QEMU, or where the script fails."""
+    if trouble := qemu_trouble():
+        print(f"Skipped: {trouble}")
+        sys.exit(1 if os.environ.get("CROSSBAR_REQUIRE_QEMU") else 77)
+    try:
+        inside = qemu_inside()
+    except unittest.SkipTest as reason:
+        print(f"Skipped: {reason}")
+        sys.exit(77)
+    print(f"load of this machine: {os.getloadavg()[0]:.1f} before", flush=True)
+    command = [RUN, "--build", options.build, "--memory", "3G", *inside, *arguments, "--", "sh", "-c", script]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if result.returncode != 0:
+        sys.exit(f"the lab machine ended with status {result.returncode}:\n{result.stdout}")
+    print(f"load of this machine: {os.getloadavg()[0]:.1f} after")
+    return result.stdout
