@@ -37,6 +37,11 @@ bool SameTarget(const Cell& a, const Cell& b) {
   return a.target == b.target && a.bar == b.bar && a.bar_offset == b.bar_offset;
 }
 
+// Where the entry of `domain` is, or belongs.
+auto Place(auto& entries, DomainId domain) {
+  return std::ranges::lower_bound(entries, domain, {}, [](const auto& entry) { return entry.domain; });
+}
+
 }  // namespace
 
 void PeerTable::AddDomain(DomainId domain, std::string name) {
@@ -46,8 +51,8 @@ void PeerTable::AddDomain(DomainId domain, std::string name) {
 
 void PeerTable::RemoveDomain(DomainId domain) {
   MutexLock lock(mutex_);
+  EraseAll(domain, [](const Entry&) {});
   const auto left = domains_.find(domain);
-  left->second.pieces.clear();
   if (left->second.kept.empty()) domains_.erase(left);
 }
 
@@ -62,57 +67,88 @@ void PeerTable::SetRefused(DomainId domain, GuestRange range, const Backing& bac
 }
 
 void PeerTable::Set(DomainId domain, const Backing& backing, bool mapped, Cell cell) {
-  const Gpa start = cell.range.start;
-  const bool ram = backing.kind == Backing::Kind::kRam;
   MutexLock lock(mutex_);
-  Domain& owner = domains_.at(domain);
-  cell.initiator = owner.name;
-  owner.pieces.insert_or_assign(start,
-                                Entry{ram, mapped, std::make_shared<const Cell>(std::move(cell))});
+  cell.initiator = domains_.at(domain).name;
+  Piece& piece = pieces_[cell.range.start];
+  piece.ram = backing.kind == Backing::Kind::kRam;
+  const auto place = Place(piece.entries, domain);
+  Entry entry{domain, mapped, std::make_shared<const Cell>(std::move(cell))};
+  if (place != piece.entries.end() && place->domain == domain) {
+    *place = std::move(entry);
+  } else {
+    piece.entries.insert(place, std::move(entry));
+  }
+}
+
+const PeerTable::Entry* PeerTable::Find(DomainId domain, Gpa start) const {
+  const auto piece = pieces_.find(start);
+  if (piece == pieces_.end()) return nullptr;
+  const auto& entries = piece->second.entries;
+  const auto place = Place(entries, domain);
+  return place != entries.end() && place->domain == domain ? &*place : nullptr;
 }
 
 void PeerTable::Erase(DomainId domain, Gpa start) {
   MutexLock lock(mutex_);
-  domains_.at(domain).pieces.erase(start);
+  EraseEntry(domain, start);
+}
+
+void PeerTable::EraseEntry(DomainId domain, Gpa start) {
+  const auto piece = pieces_.find(start);
+  if (piece == pieces_.end()) return;
+  auto& entries = piece->second.entries;
+  const auto place = Place(entries, domain);
+  if (place != entries.end() && place->domain == domain) entries.erase(place);
+  if (entries.empty()) pieces_.erase(piece);
 }
 
 void PeerTable::ErasePiece(Gpa start) {
   MutexLock lock(mutex_);
-  for (auto& [id, domain] : domains_) domain.pieces.erase(start);
+  pieces_.erase(start);
+}
+
+void PeerTable::EraseAll(DomainId domain, const std::function<void(const Entry&)>& use) {
+  for (auto piece = pieces_.begin(); piece != pieces_.end();) {
+    auto& entries = piece->second.entries;
+    const auto place = Place(entries, domain);
+    if (place != entries.end() && place->domain == domain) {
+      use(*place);
+      entries.erase(place);
+    }
+    piece = entries.empty() ? pieces_.erase(piece) : std::next(piece);
+  }
 }
 
 bool PeerTable::IsMapped(DomainId domain, Gpa start) const {
   MutexLock lock(mutex_);
-  const auto& pieces = domains_.at(domain).pieces;
-  const auto entry = pieces.find(start);
-  return entry != pieces.end() && entry->second.mapped;
+  const Entry* const entry = Find(domain, start);
+  return entry != nullptr && entry->mapped;
 }
 
 std::vector<GuestRange> PeerTable::Mapped(DomainId domain) const {
   MutexLock lock(mutex_);
   std::vector<GuestRange> ranges;
-  for (const auto& [start, entry] : domains_.at(domain).pieces) {
-    if (entry.mapped) ranges.push_back(entry.cell->range);
+  for (const auto& [start, piece] : pieces_) {
+    for (const Entry& entry : piece.entries)
+      if (entry.domain == domain && entry.mapped) ranges.push_back(entry.cell->range);
   }
   return ranges;
 }
 
 void PeerTable::Keep(DomainId domain, Gpa start, const std::string& why) {
   MutexLock lock(mutex_);
-  Domain& owner = domains_.at(domain);
-  const auto entry = owner.pieces.find(start);
-  if (entry == owner.pieces.end()) return;
-  Keep(owner, entry->second, why);
-  owner.pieces.erase(entry);
+  const Entry* const entry = Find(domain, start);
+  if (entry == nullptr) return;
+  Keep(domains_.at(domain), *entry, why);
+  EraseEntry(domain, start);
 }
 
 void PeerTable::KeepAll(DomainId domain, const std::string& why) {
   MutexLock lock(mutex_);
   Domain& owner = domains_.at(domain);
-  for (const auto& [start, entry] : owner.pieces) {
+  EraseAll(domain, [&](const Entry& entry) {
     if (entry.mapped) Keep(owner, entry, why);
-  }
-  owner.pieces.clear();
+  });
 }
 
 void PeerTable::Keep(Domain& domain, const Entry& entry, const std::string& why) {
@@ -141,26 +177,26 @@ void PeerTable::Revoked(DomainId domain, GuestRange range) {
 
 void PeerTable::Forget(DomainId domain) {
   MutexLock lock(mutex_);
-  domains_.at(domain).pieces.clear();
+  EraseAll(domain, [](const Entry&) {});
   domains_.at(domain).kept.clear();
 }
 
 P2pMatrix PeerTable::Snapshot(uint64_t generation) const {
-  std::vector<std::vector<CellPtr>> domains;
+  std::map<DomainId, std::vector<CellPtr>> domains;
   {
     MutexLock lock(mutex_);
+    for (const auto& [start, piece] : pieces_) {
+      if (piece.ram) continue;
+      for (const Entry& entry : piece.entries) domains[entry.domain].push_back(entry.cell);
+    }
     for (const auto& [id, domain] : domains_) {
-      std::vector<CellPtr>& cells = domains.emplace_back();
-      for (const auto& [start, entry] : domain.pieces) {
-        if (!entry.ram) cells.push_back(entry.cell);
-      }
-      for (const Kept& kept : domain.kept) cells.push_back(kept.cell);
+      for (const Kept& kept : domain.kept) domains[id].push_back(kept.cell);
     }
   }
   P2pMatrix matrix;
   matrix.generation = generation;
   matrix.made = std::chrono::steady_clock::now();
-  for (std::vector<CellPtr>& cells : domains) {
+  for (auto& [id, cells] : domains) {
     std::ranges::sort(cells, {}, [](const CellPtr& cell) {
       return std::tie(cell->range, cell->state, cell->target, cell->bar, cell->bar_offset);
     });

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -63,9 +64,13 @@ class PeerTable {
   // A cell never changes: it is replaced, so that Snapshot can read it without the lock.
   using CellPtr = std::shared_ptr<const Cell>;
   struct Entry {
-    bool ram = false;
+    DomainId domain = 0;
     bool mapped = false;
     CellPtr cell;
+  };
+  struct Piece {
+    bool ram = false;
+    std::vector<Entry> entries;  // by domain
   };
   struct Kept {
     CellPtr cell;
@@ -73,15 +78,22 @@ class PeerTable {
   };
   struct Domain {
     std::string name;
-    std::map<Gpa, Entry> pieces;
     std::vector<Kept> kept;
   };
 
   void Set(DomainId domain, const Backing& backing, bool mapped, Cell cell) EXCLUDES(mutex_);
+  // Null where there is none.
+  const Entry* Find(DomainId domain, Gpa start) const REQUIRES(mutex_);
+  void EraseEntry(DomainId domain, Gpa start) REQUIRES(mutex_);
+  // Takes the entries of `domain` away; `use` sees each first.
+  void EraseAll(DomainId domain, const std::function<void(const Entry&)>& use) REQUIRES(mutex_);
   static void Keep(Domain& domain, const Entry& entry, const std::string& why);
 
   mutable Mutex mutex_;
   std::map<DomainId, Domain> domains_ GUARDED_BY(mutex_);
+  // What all domains have of a piece stands in one place: a zap asks for each of them, and what it takes
+  // must not grow with the pieces of others.
+  std::map<Gpa, Piece> pieces_ GUARDED_BY(mutex_);
 };
 
 }  // namespace crossbar
