@@ -3,7 +3,7 @@ import base64
 import os
 
 from machine import LETS_THROUGH, Case, qemu, timeout
-from picture import read_png
+from picture import STILL, read_png
 
 # Each device of lab/run --list, its ids, and the driver it has where nobody asked for vfio-pci.
 DEVICES = {"edu": ("1234:11e8", "-"), "ivshmem": ("1af4:1110", "-"), "nvme": ("1b36:0010", "nvme"),
@@ -121,11 +121,11 @@ class Monitor(Case):
     def test_monitor_and_pixels(self):
         """The picture is of what was written to the frame buffer, by the program that reads PNG here: none of QEMU's."""
         picture = "/lab/share/screen.png"
-        outcome = self.in_lab(f"""
+        outcome = self.in_lab(STILL + f"""
             for i in 1 2 3 4 5; do monitor info status & done; wait
             monitor nonsense
             head -c $((1280 * 800 * 4)) /dev/zero | tr '\\0' '\\252' >/dev/fb0
-            pixels bochs1 screen.png && base64 -w 0 screen.png; echo
+            still bochs1 screen.png && base64 -w 0 screen.png; echo
             pixels edu9 {picture}; echo $?; ls /lab/share""", "--device", "bochs")
         lines = outcome.out.splitlines()
         self.assertEqual(lines[:5], ["VM status: running"] * 5, outcome)

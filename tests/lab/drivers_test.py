@@ -5,7 +5,7 @@ import re
 
 from machine import Case, timeout
 from passthrough_test import HOST
-from picture import read_png
+from picture import STILL, read_png
 
 # job NAME <<END: what the guest NAME is to run, in an initrd of its own.
 # vm NAME IMAGE WORDS ARGUMENT...: the guest, with these words on its kernel command line. One that hangs is stopped while there is
@@ -102,12 +102,12 @@ class Drivers(Case):
         one = job("one", "up 2\n" + self.PAINT + self.PEER_READ + "receive\ninterrupts $(nic)")
         two = job("two", "up 3\nsend 2\ninterrupts $(nic)")
         control = job("control", self.PEER_READ)
-        outcome = self.in_lab(GUESTS + one + two + control + f"""
+        outcome = self.in_lab(STILL + GUESTS + one + two + control + f"""
             mkfifo in
             vm one $LAB_LINUX '' --device $LAB_DEVICE1 --device $LAB_DEVICE5 {self.PEERS} <in & one=$!
             exec 3>in
             vm two $LAB_LINUX '' --device $LAB_DEVICE2 & two=$!
-            await one painted $one; pixels bochs5 screen.png; echo >&3
+            await one painted $one; still bochs5 screen.png; echo >&3
             wait $one $two; before=$(faults)
             vm control $LAB_LINUX '' {self.PEERS},p2p=off
             show one two control

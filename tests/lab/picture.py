@@ -1,6 +1,18 @@
-"""Reads the PNG files that QEMU writes of a screen, with none of QEMU's own code."""
+"""Pictures of a screen: takes one that is finished, and reads QEMU's PNG files with none of QEMU's own code."""
 import struct
 import zlib
+
+# still DEVICE FILE: its picture, once it has not changed for half a second (or ten have gone). What is written
+# to a frame buffer of Linux's is on the screen only when a worker has copied it there.
+STILL = """
+still() {
+  before= tries=0
+  until pixels "$1" "$2" && now=$(sha256sum <"$2") && [ "$now" = "$before" ] || [ $tries = 20 ]; do
+    before=$now tries=$((tries + 1))
+    sleep 0.5
+  done
+}
+"""
 
 
 def read_png(data):
