@@ -1,6 +1,5 @@
 """QEMU: which one the lab uses, and its command line for a lab machine."""
 import functools
-import subprocess
 
 import newer_qemu
 
@@ -37,12 +36,6 @@ def program():
     return newer_qemu.command()
 
 
-def amd_can_translate():
-    """Whether this QEMU's amd-iommu does more than let all DMA through."""
-    known = subprocess.run([*program(), "-device", "amd-iommu,help"], capture_output=True, text=True, check=False)
-    return "dma-remap" in known.stdout
-
-
 def _iommu(kind):
     if kind == "intel":
         # 48 bits of addresses, as servers have; 39 are a small PC's: --qemu=-set --qemu=device.iommu.aw-bits=39.
@@ -50,7 +43,7 @@ def _iommu(kind):
     if kind == "virtio":
         return ["-device", "virtio-iommu-pci,id=iommu,addr=0x1"]
     if kind == "amd":
-        return ["-device", "amd-iommu,id=iommu,intremap=on" + (",dma-remap=on" if amd_can_translate() else "")]
+        return ["-device", "amd-iommu,id=iommu,intremap=on,dma-remap=on"]
     return []
 
 

@@ -37,11 +37,6 @@ bool SameTarget(const Cell& a, const Cell& b) {
   return a.target == b.target && a.bar == b.bar && a.bar_offset == b.bar_offset;
 }
 
-// Where the entry of `domain` is, or belongs.
-auto Place(auto& entries, DomainId domain) {
-  return std::ranges::lower_bound(entries, domain, {}, [](const auto& entry) { return entry.domain; });
-}
-
 }  // namespace
 
 void PeerTable::AddDomain(DomainId domain, std::string name) {
@@ -51,7 +46,7 @@ void PeerTable::AddDomain(DomainId domain, std::string name) {
 
 void PeerTable::RemoveDomain(DomainId domain) {
   MutexLock lock(mutex_);
-  EraseAll(domain, [](const Entry&) {});
+  EraseAll(domain);
   const auto left = domains_.find(domain);
   if (left->second.kept.empty()) domains_.erase(left);
 }
@@ -71,21 +66,15 @@ void PeerTable::Set(DomainId domain, const Backing& backing, bool mapped, Cell c
   cell.initiator = domains_.at(domain).name;
   Piece& piece = pieces_[cell.range.start];
   piece.ram = backing.kind == Backing::Kind::kRam;
-  const auto place = Place(piece.entries, domain);
-  Entry entry{domain, mapped, std::make_shared<const Cell>(std::move(cell))};
-  if (place != piece.entries.end() && place->domain == domain) {
-    *place = std::move(entry);
-  } else {
-    piece.entries.insert(place, std::move(entry));
-  }
+  piece.entries.insert_or_assign(domain,
+                                 Entry{mapped, std::make_shared<const Cell>(std::move(cell))});
 }
 
 const PeerTable::Entry* PeerTable::Find(DomainId domain, Gpa start) const {
   const auto piece = pieces_.find(start);
   if (piece == pieces_.end()) return nullptr;
-  const auto& entries = piece->second.entries;
-  const auto place = Place(entries, domain);
-  return place != entries.end() && place->domain == domain ? &*place : nullptr;
+  const auto entry = piece->second.entries.find(domain);
+  return entry != piece->second.entries.end() ? &entry->second : nullptr;
 }
 
 void PeerTable::Erase(DomainId domain, Gpa start) {
@@ -96,10 +85,8 @@ void PeerTable::Erase(DomainId domain, Gpa start) {
 void PeerTable::EraseEntry(DomainId domain, Gpa start) {
   const auto piece = pieces_.find(start);
   if (piece == pieces_.end()) return;
-  auto& entries = piece->second.entries;
-  const auto place = Place(entries, domain);
-  if (place != entries.end() && place->domain == domain) entries.erase(place);
-  if (entries.empty()) pieces_.erase(piece);
+  piece->second.entries.erase(domain);
+  if (piece->second.entries.empty()) pieces_.erase(piece);
 }
 
 void PeerTable::ErasePiece(Gpa start) {
@@ -107,16 +94,9 @@ void PeerTable::ErasePiece(Gpa start) {
   pieces_.erase(start);
 }
 
-void PeerTable::EraseAll(DomainId domain, const std::function<void(const Entry&)>& use) {
-  for (auto piece = pieces_.begin(); piece != pieces_.end();) {
-    auto& entries = piece->second.entries;
-    const auto place = Place(entries, domain);
-    if (place != entries.end() && place->domain == domain) {
-      use(*place);
-      entries.erase(place);
-    }
-    piece = entries.empty() ? pieces_.erase(piece) : std::next(piece);
-  }
+void PeerTable::EraseAll(DomainId domain) {
+  for (auto& [start, piece] : pieces_) piece.entries.erase(domain);
+  std::erase_if(pieces_, [](const auto& piece) { return piece.second.entries.empty(); });
 }
 
 bool PeerTable::IsMapped(DomainId domain, Gpa start) const {
@@ -129,8 +109,9 @@ std::vector<GuestRange> PeerTable::Mapped(DomainId domain) const {
   MutexLock lock(mutex_);
   std::vector<GuestRange> ranges;
   for (const auto& [start, piece] : pieces_) {
-    for (const Entry& entry : piece.entries)
-      if (entry.domain == domain && entry.mapped) ranges.push_back(entry.cell->range);
+    const auto entry = piece.entries.find(domain);
+    if (entry != piece.entries.end() && entry->second.mapped)
+      ranges.push_back(entry->second.cell->range);
   }
   return ranges;
 }
@@ -146,9 +127,11 @@ void PeerTable::Keep(DomainId domain, Gpa start, const std::string& why) {
 void PeerTable::KeepAll(DomainId domain, const std::string& why) {
   MutexLock lock(mutex_);
   Domain& owner = domains_.at(domain);
-  EraseAll(domain, [&](const Entry& entry) {
-    if (entry.mapped) Keep(owner, entry, why);
-  });
+  for (const auto& [start, piece] : pieces_) {
+    const auto entry = piece.entries.find(domain);
+    if (entry != piece.entries.end() && entry->second.mapped) Keep(owner, entry->second, why);
+  }
+  EraseAll(domain);
 }
 
 void PeerTable::Keep(Domain& domain, const Entry& entry, const std::string& why) {
@@ -177,7 +160,7 @@ void PeerTable::Revoked(DomainId domain, GuestRange range) {
 
 void PeerTable::Forget(DomainId domain) {
   MutexLock lock(mutex_);
-  EraseAll(domain, [](const Entry&) {});
+  EraseAll(domain);
   domains_.at(domain).kept.clear();
 }
 
@@ -187,7 +170,7 @@ P2pMatrix PeerTable::Snapshot(uint64_t generation) const {
     MutexLock lock(mutex_);
     for (const auto& [start, piece] : pieces_) {
       if (piece.ram) continue;
-      for (const Entry& entry : piece.entries) domains[entry.domain].push_back(entry.cell);
+      for (const auto& [id, entry] : piece.entries) domains[id].push_back(entry.cell);
     }
     for (const auto& [id, domain] : domains_) {
       for (const Kept& kept : domain.kept) domains[id].push_back(kept.cell);

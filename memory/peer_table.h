@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -64,13 +63,12 @@ class PeerTable {
   // A cell never changes: it is replaced, so that Snapshot can read it without the lock.
   using CellPtr = std::shared_ptr<const Cell>;
   struct Entry {
-    DomainId domain = 0;
     bool mapped = false;
     CellPtr cell;
   };
   struct Piece {
     bool ram = false;
-    std::vector<Entry> entries;  // by domain
+    std::map<DomainId, Entry> entries;
   };
   struct Kept {
     CellPtr cell;
@@ -85,8 +83,7 @@ class PeerTable {
   // Null where there is none.
   const Entry* Find(DomainId domain, Gpa start) const REQUIRES(mutex_);
   void EraseEntry(DomainId domain, Gpa start) REQUIRES(mutex_);
-  // Takes the entries of `domain` away; `use` sees each first.
-  void EraseAll(DomainId domain, const std::function<void(const Entry&)>& use) REQUIRES(mutex_);
+  void EraseAll(DomainId domain) REQUIRES(mutex_);
   static void Keep(Domain& domain, const Entry& entry, const std::string& why);
 
   mutable Mutex mutex_;
