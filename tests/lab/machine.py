@@ -37,10 +37,11 @@ def qemu_trouble():
     return ""
 
 
-def timeout(seconds):
-    """What ctest is to grant a test."""
+def timeout(seconds, processors=1):
+    """What ctest is to grant a test. `processors`: as many as its machine has."""
     def mark(method):
         method.timeout = seconds
+        method.processors = processors
         return method
     return mark
 

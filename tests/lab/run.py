@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the tests of this folder, which boot lab machines.
 
-  run.py --list            one line a test: Suite.name and its timeout in seconds
+  run.py --list            one line a test: Suite.name, its timeout in seconds, and how many processors it needs
   run.py Suite.name...     runs these (tests/lab/CMakeLists.txt makes each a ctest); all, without a name
 
 Without a usable QEMU it skips, status 77, saying why; where CROSSBAR_REQUIRE_QEMU is set that is a failure.
@@ -30,7 +30,8 @@ def main(arguments):
         found[case.id().split(".", 1)[1].replace(".test_", ".")] = case
     if arguments == ["--list"]:
         for name, case in found.items():
-            print(name, getattr(getattr(case, case._testMethodName), "timeout", 400))
+            method = getattr(case, case._testMethodName)
+            print(name, getattr(method, "timeout", 400), getattr(method, "processors", 1))
         return 0
     if trouble := qemu_trouble():
         print(f"Skipped: {trouble}")
