@@ -7,7 +7,7 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 
-LINES = 6
+LINES = 25
 FAILED_CHECK = re.compile(r": Failure$|^[\w.]+(Error|Exception|Expired): ")  # of GoogleTest, of Python
 
 

@@ -26,6 +26,7 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 PROGRAM = "build/release/crossbar"
 SKIP = 77
 TIMEOUT_SECONDS = 900
+TAIL_LINES = 20
 
 
 def read(path):
@@ -66,11 +67,14 @@ def running_test_script():
 
 
 def run(command):
-    """The status of a shell command, its output passed through."""
+    """The status of a shell command and what it printed, which is passed through as well."""
     print(f"$ {command}", flush=True)
     environment = {**os.environ, "CROSSBAR_NO_INSTALL": "1"}
-    return subprocess.run(["bash", "-c", command], cwd=ROOT, stdin=subprocess.DEVNULL,
-                          env=environment, timeout=TIMEOUT_SECONDS, check=False).returncode
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, env=environment, timeout=TIMEOUT_SECONDS, check=False,
+                          text=True, errors="replace")
+    print(done.stdout, end="", flush=True)
+    return done.returncode, done.stdout
 
 
 def have_kvm():
@@ -91,9 +95,10 @@ def check_command(command, expected):
             not shutil.which("qemu-system-x86_64"):
         print(f"# {command}: not run, there is no QEMU here")
         return []
-    status = run(command)
+    status, printed = run(command)
     if status != expected:
-        return [f"README.md: '{command}' ended with status {status}, not {expected}"]
+        said = "\n".join(printed.splitlines()[-TAIL_LINES:])
+        return [f"README.md: '{command}' ended with status {status}, not {expected}. The end of what it printed:\n{said}"]
     return []
 
 

@@ -35,6 +35,7 @@ class Docs(unittest.TestCase):
     def test_wrong_status_is_found(self):
         self.assertEqual(docs.check_command("exit 3", 3), [])
         self.assertRegex(docs.check_command("exit 3", 0)[0], "ended with status 3, not 0")
+        self.assertIn("\nsaid why", docs.check_command("echo said why >&2; exit 3", 0)[0])
         self.assertRegex(docs.check_command("true", 1)[0], "ended with status 0, not 1")
 
     def test_zap_document(self):
