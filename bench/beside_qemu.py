@@ -34,7 +34,8 @@ def run(script, options, *arguments):
         print(f"Skipped: {reason}")
         sys.exit(77)
     print(f"load of this machine: {os.getloadavg()[0]:.1f} before", flush=True)
-    command = [RUN, "--build", options.build, "--memory", "3G", *inside, *arguments, "--", "sh", "-c", script]
+    # Two CPUs, or the threads of one program, QEMU's above all, would wait for each other.
+    command = [RUN, "--build", options.build, "--cpus", "2", "--memory", "3G", *inside, *arguments, "--", "sh", "-c", script]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if result.returncode != 0:
         sys.exit(f"the lab machine ended with status {result.returncode}:\n{result.stdout}")
