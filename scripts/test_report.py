@@ -8,7 +8,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 LINES = 25
-FAILED_CHECK = re.compile(r": Failure$|^[\w.]+(Error|Exception|Expired): ")  # of GoogleTest, of Python
+FAILED_CHECK = re.compile(r": Failure$|^[\w.]+(Error|Exception|Expired): |^README.md: '")  # of GoogleTest, Python, docs.py
 
 
 def output(case):

@@ -67,14 +67,17 @@ def running_test_script():
 
 
 def run(command):
-    """The status of a shell command and what it printed, which is passed through as well."""
+    """The status of a shell command, 124 where it takes too long, and what it printed, which is passed through as well."""
     print(f"$ {command}", flush=True)
     environment = {**os.environ, "CROSSBAR_NO_INSTALL": "1"}
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, env=environment, timeout=TIMEOUT_SECONDS, check=False,
-                          text=True, errors="replace")
-    print(done.stdout, end="", flush=True)
-    return done.returncode, done.stdout
+    printed = []
+    with subprocess.Popen(["timeout", str(TIMEOUT_SECONDS), "bash", "-c", command], cwd=ROOT, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True,
+                          errors="replace") as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            printed.append(line)
+    return process.returncode, "".join(printed)
 
 
 def have_kvm():

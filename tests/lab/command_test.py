@@ -4,7 +4,7 @@ import subprocess
 import sys
 import tempfile
 
-from machine import DIED, KERNEL, LAB, MISSING, RUN, SIGINT, SIGKILL, SIGTERM, TIMEOUT, TOP, USAGE, Case, cache, send
+from machine import DIED, KERNEL, LAB, MISSING, RUN, SIGINT, SIGKILL, SIGTERM, TIMEOUT, TOP, USAGE, Case, cache, send, timeout
 
 
 class Command(Case):
@@ -60,6 +60,7 @@ print(stat.S_ISCHR(os.stat("/dev/kvm").st_mode), os.path.samefile("/proc/self/cw
         with open(note, encoding="ascii") as file:
             self.assertNotEqual(file.read().strip(), os.uname().release)
 
+    @timeout(400, processors=2)
     def test_two_at_once(self):
         first = self.start("--kernel", KERNEL, "--", "echo", "first")
         second = self.lab_without_check("--kernel", KERNEL, "--", "echo", "second")
@@ -69,7 +70,7 @@ print(stat.S_ISCHR(os.stat("/dev/kvm").st_mode), os.path.samefile("/proc/self/cw
 
     def lab_without_check(self, *arguments):
         process = self.start(*arguments)
-        return process.communicate(timeout=110)[0]
+        return process.communicate(timeout=300)[0]
 
 
 class Shell(Case):
@@ -111,7 +112,7 @@ class Ends(Case):
         self.assertEqual(outcome.status, 128 + SIGTERM, outcome)
 
     def test_timeout(self):
-        outcome = self.lab("--kernel", KERNEL, "--timeout", 3, "--", "sleep", 1000)
+        outcome = self.lab("--kernel", KERNEL, "--timeout", 6, "--", "sleep", 1000)
         self.assert_refused(outcome, TIMEOUT, "--timeout")
         self.assertRegex(outcome.err, r"COMMAND (ran|had not begun), CPU 0 at [0-9a-f]+")
         self.assertLess(outcome.seconds, 30)

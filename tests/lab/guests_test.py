@@ -62,7 +62,7 @@ def qemu_inside():
 class Boots(Case):
     """By bzImage and by PVH, on 1 and 4 CPUs, with little RAM and with RAM above 4 GiB."""
 
-    @timeout(600)
+    @timeout(600, processors=2)
     def test_every_kernel(self):
         """In one lab machine, each kernel one way; the one that is quickest both."""
         ways = [("vmlinuz", 1, 256), ("vmlinux", 4, 3584)]
@@ -91,7 +91,7 @@ def add_kernels():
             self.need_full()
             self.boots([(kernel, image, cpus, memory) for image in ("vmlinuz", "vmlinux") for cpus in (1, 4)
                         for memory in (256, 3584)])
-        setattr(Boots, "test_all_ways_" + kernel.replace("-", "_").replace(".", "_"), timeout(900)(test))
+        setattr(Boots, "test_all_ways_" + kernel.replace("-", "_").replace(".", "_"), timeout(900, processors=2)(test))
 
 
 add_kernels()
@@ -128,7 +128,7 @@ class Guest(Case):
 class Reboots(Case):
     """Linux resets by the FADT's register where it is built without EFI, and by the reset vector where with it."""
 
-    @timeout(900)
+    @timeout(900, processors=2)
     def test_without_efi_and_with(self):
         self.reboots([("iommufd", 2), ("debian-6.12-cloud", 2)])
 
@@ -148,7 +148,7 @@ def add_reboots():
         def test(self, host=host):
             self.need_full()
             self.reboots([(kernel, cpus) for kernel in ("debian-6.1", "debian-6.12", "debian-7") for cpus in (1, 4)], host)
-        setattr(Reboots, "test_every_series_on_" + host.replace("-", "_").replace(".", "_"), timeout(900)(test))
+        setattr(Reboots, "test_every_series_on_" + host.replace("-", "_").replace(".", "_"), timeout(900, processors=2)(test))
 
 
 add_reboots()

@@ -38,7 +38,7 @@ def qemu_trouble():
 
 
 def timeout(seconds, processors=1):
-    """What ctest is to grant a test. `processors`: as many as its machine has."""
+    """What ctest is to grant a test. `processors`: as many its machine has, too."""
     def mark(method):
         method.timeout = seconds
         method.processors = processors
@@ -93,7 +93,8 @@ class Case(unittest.TestCase):
 
     def in_lab(self, script, *arguments, status=0, kernel=KERNEL):
         """The output of a shell script in a lab machine, which has to end with `status`."""
-        outcome = self.lab("--kernel", kernel, "--timeout", PATIENCE, *arguments, "--", "sh", "-c", script)
+        processors = getattr(getattr(self, self._testMethodName), "processors", 1)
+        outcome = self.lab("--kernel", kernel, "--cpus", processors, "--timeout", PATIENCE, *arguments, "--", "sh", "-c", script)
         self.assertEqual(outcome.status, status, outcome)
         return outcome
 

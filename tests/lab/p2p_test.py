@@ -46,13 +46,12 @@ def behind(*devices):
 
 
 class P2p(Case):
-    """One pair of devices, in one lab machine."""
+    """One pair of devices, in one lab machine, of two processors: a zap is to meet CPUs that are inside the guest."""
 
     def run_all(self, machine, devices, steps, kernel=HOST):
         """The output of each of `steps`, lines of a shell script."""
         script = SCRIPT % devices + "".join(f"echo '== step'; {step}\n" for step in steps)
-        # Two processors: a zap is to meet CPUs that are inside the guest at that moment.
-        outcome = self.in_lab(script, *machine, "--cpus", 2, "--timeout", 580, kernel=kernel)
+        outcome = self.in_lab(script, *machine, "--timeout", 580, kernel=kernel)
         return outcome, outcome.out.split("== step\n")[1:]
 
     @staticmethod
@@ -146,22 +145,22 @@ class Kernels(Case):
         statuses = [line for line in outcome.out.splitlines() if line.startswith("status ")]
         self.assertEqual(statuses, ["status 1"] * (len(self.GUESTS) + 2), outcome)
 
-    @timeout(300)
+    @timeout(300, processors=2)
     def test_debian_6_1(self):
         self.need_full()
         self.guests("debian-6.1")
 
-    @timeout(300)
+    @timeout(300, processors=2)
     def test_debian_6_12(self):
         self.need_full()
         self.guests("debian-6.12")
 
-    @timeout(300)
+    @timeout(300, processors=2)
     def test_debian_7(self):
         self.need_full()
         self.guests("debian-7")
 
-    @timeout(300)
+    @timeout(300, processors=2)
     def test_iommufd(self):
         self.need_full()
         self.guests("iommufd")

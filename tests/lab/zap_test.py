@@ -167,7 +167,7 @@ class Zap(Case):
         self.assertEqual(len(texts), len(cells) + len(controls), outcome)
         return texts
 
-    def check_cells(self, cells, controls, seconds=100):
+    def check_cells(self, cells, controls, seconds=250):
         texts = self.run_cells(cells, controls, seconds)
         for (target, cause), text in zip(cells, texts):
             with self.subTest(target=target, cause=cause):
