@@ -2,7 +2,7 @@
 that refuses, and vfio-user servers. Each test is one lab machine in which the same guests run."""
 import json
 
-from machine import FULL, Case, timeout
+from machine import FULL, PATIENCE, Case, timeout
 
 HOST = "debian-6.12"  # as distributions have it
 
@@ -51,7 +51,7 @@ class P2p(Case):
     def run_all(self, machine, devices, steps, kernel=HOST):
         """The output of each of `steps`, lines of a shell script."""
         script = SCRIPT % devices + "".join(f"echo '== step'; {step}\n" for step in steps)
-        outcome = self.in_lab(script, *machine, "--timeout", 580, kernel=kernel)
+        outcome = self.in_lab(script, *machine, "--timeout", 580 if FULL else PATIENCE, kernel=kernel)
         return outcome, outcome.out.split("== step\n")[1:]
 
     @staticmethod
