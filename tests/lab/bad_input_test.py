@@ -87,7 +87,7 @@ class Lost(Case):
     SCRIPT = PREPARE + """
     mkfifo in
     run echo --report report.json --device $LAB_DEVICE1,id=wanted --device $LAB_DEVICE2,id=pulled --device $LAB_DEVICE3,id=kept \
-        <in >out &
+        >out <in &
     exec 3>in
     await() { tries=0; until eval "$1"; do sleep 0.05; tries=$((tries + 1)); [ $tries -lt 400 ] || { echo "no: $1"; cat out; exit 1; }; done; }
     alive() { echo "alive $1" >&3; await "grep -q 'you said: alive $1' out"; }

@@ -7,11 +7,12 @@ from machine import Case
 HOST = "debian-6.12"  # has histograms of system calls
 DEBUG_HOST = "iommufd"  # has the IOMMU's debugfs
 
-# bar_poke with a fifo for its keyboard; `step LETTER` does a step and waits until it is done.
+# bar_poke with a fifo for its keyboard; `step LETTER` does a step and waits until it is done. `out` is emptied before the fifo is
+# opened, which is what start waits for.
 SHELL = r"""
 start() {
   mkfifo in
-  crossbar run --memory 64M --report report.json --kernel $LAB_GUESTS/bar_poke.elf "$@" <in >out 2>err & vm=$!
+  crossbar run --memory 64M --report report.json --kernel $LAB_GUESTS/bar_poke.elf "$@" >out 2>err <in & vm=$!
   exec 3>in
   steps=0; await
 }
@@ -100,7 +101,7 @@ class KernelView(Case):
       rm -f in out; mkfifo in
       crossbar run --kernel $LAB_LINUX --initrd $LAB_INITRD --cmdline "console=ttyS0 quiet lab_run=\"$steps\"" \
         --memory 256M --report report.json --device $LAB_DEVICE1,id=edu,slot=1 \
-        --device $LAB_DEVICE2,id=target,slot=2,$option <in >out 2>err & vm=$!
+        --device $LAB_DEVICE2,id=target,slot=2,$option >out 2>err <in & vm=$!
       exec 3>in
       show on; show off
       wait $vm; exec 3>&-

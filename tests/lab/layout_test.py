@@ -35,7 +35,7 @@ class HugePages(Case):
     pages() { cat /sys/kernel/debug/kvm/pages_$1; }  # of all VMs: there may be another, which does nothing
     await() { until grep -q "$1" out; do sleep 0.1; kill -0 $vm || break; done; }
     touch_bar() {
-      run touch --device $LAB_DEVICE3 --device $1 <in >out 2>&1 & vm=$!
+      run touch --device $LAB_DEVICE3 --device $1 >out 2>&1 <in & vm=$!
       exec 3>in
       await ready; large=$(pages 2m) huge=$(pages 1g)
       echo >&3; await touched

@@ -29,7 +29,7 @@ census() {
 }
 storm() {
   rm -f in out; mkfifo in
-  guest zap_storm --cpus 3 --cmdline "wait $*" <in >out 2>&1 & vm=$!
+  guest zap_storm --cpus 3 --cmdline "wait $*" >out 2>&1 <in & vm=$!
   exec 3>in
   await ready; census >before; echo >&3
   await done; census >after; echo >&3

@@ -121,7 +121,7 @@ cell() {
   mkfifo in
   say cell
   crossbar run --cpus 2 --memory 128M --report report.json --kernel $LAB_GUESTS/zap_dma.elf \
-    --cmdline "wait $*" $devices <in >out 2>&1 & vm=$!
+    --cmdline "wait $*" $devices >out 2>&1 <in & vm=$!
   exec 3>in
   [ $trigger = true ] || { await hammering; $trigger; }
   await ended; say ended
