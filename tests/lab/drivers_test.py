@@ -19,7 +19,7 @@ job() {
 }
 vm() {
   name=$1 image=$2 words=$3; shift 3
-  timeout 200 crossbar run --kernel $image --initrd $name.initrd --memory 256M --report $name.report \\
+  timeout 120 crossbar run --kernel $image --initrd $name.initrd --memory 256M --report $name.report \\
     --cmdline "console=ttyS0 quiet $words lab_run=\\"sh /job\\"" "$@" >$name.console 2>$name.err
   echo "status $?" >>$name.console
 }
