@@ -85,6 +85,11 @@ def have_kvm():
     return os.access("/dev/kvm", os.R_OK | os.W_OK)
 
 
+def runs_in_lab(command):
+    words = shlex.split(command)
+    return words[0] == "lab/run" or "--lab" in words or (words[0] == "./scripts/demo" and not have_kvm())
+
+
 def check_command(command, expected):
     words = shlex.split(command)
     if words[0] == PROGRAM and not have_kvm():
@@ -95,17 +100,16 @@ def check_command(command, expected):
         else:
             print(f"# {command}: only listed here; scripts/test itself or tests/fresh/run runs it")
         command += " --list"
-    if (words[0] == "lab/run" or "--lab" in words) and not os.environ.get("CROSSBAR_REQUIRE_QEMU") and \
+    if runs_in_lab(command) and not os.environ.get("CROSSBAR_REQUIRE_QEMU") and \
             not shutil.which("qemu-system-x86_64"):
         print(f"# {command}: not run, there is no QEMU here")
         return []
-    # What runs in a lab machine, as all guests do without /dev/kvm, has as many tries as other tests there.
-    in_lab = words[0] == "lab/run" or "--lab" in words or not have_kvm()
-    for _ in range(LAB_TRIES if in_lab else 1):
+    for _ in range(LAB_TRIES if runs_in_lab(command) else 1):
         status, printed = run(command)
         if status == expected:
             break
-    if status != expected:
+        print(f"# ended with status {status}, not {expected}", flush=True)
+    else:
         said = "\n".join(printed.splitlines()[-TAIL_LINES:])
         return [f"README.md: '{command}' ended with status {status}, not {expected}. The end of what it printed:\n{said}"]
     return []

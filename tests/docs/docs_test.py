@@ -4,6 +4,7 @@ import os
 import subprocess
 import tempfile
 import unittest
+import unittest.mock
 
 import docs
 
@@ -37,6 +38,15 @@ class Docs(unittest.TestCase):
         self.assertRegex(docs.check_command("exit 3", 0)[0], "ended with status 3, not 0")
         self.assertIn("\nsaid why", docs.check_command("echo said why >&2; exit 3", 0)[0])
         self.assertRegex(docs.check_command("true", 1)[0], "ended with status 0, not 1")
+
+    def test_only_what_runs_in_a_lab_machine_has_another_try(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for option, tries in (("", 1), ("--lab", docs.LAB_TRIES)):
+                tried = os.path.join(folder, f"tried{option}")
+                with unittest.mock.patch.dict(os.environ, CROSSBAR_REQUIRE_QEMU="1"):
+                    self.assertEqual(len(docs.check_command(f"sh -c 'echo >>{tried}; false' {option}", 0)), 1)
+                with open(tried, encoding="ascii") as file:
+                    self.assertEqual(len(file.readlines()), tries)
 
     def test_zap_document(self):
         self.assertEqual(docs.check_zap(ZAP, TESTS), [])

@@ -61,6 +61,11 @@ print(stat.S_ISCHR(os.stat("/dev/kvm").st_mode), os.path.samefile("/proc/self/cw
             self.assertNotEqual(file.read().strip(), os.uname().release)
 
     @timeout(400, processors=2)
+    def test_processors(self):
+        self.assertEqual(self.in_lab("nproc").out, "2\n")
+        self.assertEqual(self.lab("--kernel", KERNEL, "--", "nproc").out, "1\n")
+
+    @timeout(400, processors=2)
     def test_two_at_once(self):
         first = self.start("--kernel", KERNEL, "--", "echo", "first")
         second = self.lab_without_check("--kernel", KERNEL, "--", "echo", "second")
