@@ -17,7 +17,7 @@
 namespace crossbar::sys {
 namespace {
 
-constexpr size_t kMostText = 64 * 1024;
+constexpr size_t kMostText = size_t{64} * 1024;
 
 // The errno value that a failpoint wants, or what `call` left there; 0 where it succeeded.
 template <typename Call>

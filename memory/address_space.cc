@@ -338,8 +338,9 @@ std::vector<AddressSpace::Unmap> AddressSpace::AwaitUnmaps(std::vector<Unmap> un
                                                            std::optional<Error>& error) {
   std::erase_if(unmaps, [&](Unmap& unmap) REQUIRES(update_) {
     std::optional<Error> failed = AwaitOne(unmap, deadline);
-    if (failed) error = std::move(failed);
-    return !failed;
+    if (!failed) return true;
+    error = std::move(failed);
+    return false;
   });
   // A domain may have ended after one of its unmaps failed.
   std::erase_if(unmaps, [this](const Unmap& unmap) REQUIRES(update_) {

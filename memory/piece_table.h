@@ -41,7 +41,7 @@ class PieceTable {
 
    private:
     friend class PieceTable;
-    Pin(PieceTable* table, Place place) : table_(table), place_(std::move(place)) {}
+    Pin(PieceTable* table, Place place) : table_(table), place_(place) {}
     PieceTable* table_;
     Place place_;
   };

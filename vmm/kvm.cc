@@ -26,7 +26,7 @@ constexpr std::array<std::pair<unsigned long, const char*>, 6> kNeeded = {{
 // From /etc/group itself: a static program has no getgrgid that is sure to work. The number where there
 // is no name.
 std::string GroupName(gid_t id) {
-  const std::string number = std::to_string(id);
+  std::string number = std::to_string(id);
   std::istringstream lines(sys::ReadFile("/etc/group").value_or(""));
   for (std::string line; std::getline(lines, line);) {
     // NAME:PASSWORD:ID:MEMBERS

@@ -44,7 +44,7 @@ Result<StopRequest> RunVm(const RunOptions& options, StartupPhases& phases) {
   std::optional<ReportFile> report;
   if (!options.report.empty()) report.emplace(TRY(ReportFile::Open(options.report)));
   const std::unique_ptr<Vm> vm = TRY(Vm::Create(options, phases));
-  const StopRequest end = TRY(vm->Run());
+  StopRequest end = TRY(vm->Run());
   if (report) TRY(report->Commit(TRY(RenderReport(*vm, phases, end))));
   return end;
 }

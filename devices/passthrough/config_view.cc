@@ -53,7 +53,7 @@ Result<ConfigView> ConfigView::Create(VfioBackend& backend) {
 }
 
 Result<> ConfigView::Load() {
-  const uint64_t size = std::min<uint64_t>(backend_->region(kConfig).size, kSize);
+  const auto size = static_cast<uint16_t>(std::min<uint64_t>(backend_->region(kConfig).size, kSize));
   if (size < 64) return Fail("{} has no PCI config space", backend_->name());
   std::vector<std::byte> bytes(size);
   TRY(backend_->Read(kConfig, 0, bytes));

@@ -21,12 +21,12 @@ Result<> NoHardwareStep() { return {}; }
 }  // namespace
 
 PassthroughFunction::PassthroughFunction(std::unique_ptr<VfioBackend> backend, Settings settings,
-                                         Surroundings surroundings, ConfigView config)
+                                         Surroundings surroundings, const ConfigView& config)
     : settings_(std::move(settings)),
       around_(std::move(surroundings)),
       zaps_(around_.zaps),
       backend_(std::move(backend)),
-      config_(std::move(config)),
+      config_(config),
       bars_(around_.space, around_.windows),
       forward_(backend_) {
   for (unsigned bar = 0; bar < Bars::kCount; ++bar) traps_.emplace_back(*this, bar);
@@ -45,7 +45,7 @@ Result<std::shared_ptr<PassthroughFunction>> PassthroughFunction::Create(
   ConfigView config = TRY(ConfigView::Create(*backend));
   TRY(backend->JoinBus(surroundings.space));
   std::shared_ptr<PassthroughFunction> function(new PassthroughFunction(
-      std::move(backend), std::move(settings), std::move(surroundings), std::move(config)));
+      std::move(backend), std::move(settings), std::move(surroundings), config));
   Result<> ready = function->Discover();
   if (ready) ready = function->WatchDevice();
   if (ready) return function;

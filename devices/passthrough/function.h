@@ -101,7 +101,7 @@ class PassthroughFunction : public PciFunction,
   };
 
   PassthroughFunction(std::unique_ptr<VfioBackend> backend, Settings settings,
-                      Surroundings surroundings, ConfigView config);
+                      Surroundings surroundings, const ConfigView& config);
 
   Result<> Discover() EXCLUDES(access_);
   Result<std::shared_ptr<VfioBackend>> Forward() const EXCLUDES(forward_mutex_);

@@ -80,7 +80,7 @@ std::optional<Message> DmaRequester::Exchange(const Header& header, const DmaAcc
     const Header& got = (*reply)->header;
     if (got.type() != Header::kReply || got.id != header.id || got.command != header.command)
       return std::nullopt;
-    return std::move(**reply);
+    return std::move(*reply);
   }
   MutexLock lock(mutex_);
   while (!reply_ && !closed_) {

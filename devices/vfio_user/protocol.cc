@@ -223,7 +223,7 @@ Result<std::vector<IoFd>> ParseIoFds(std::span<const std::byte> payload, uint32_
     one.size = static_cast<uint32_t>(entry->size);
     one.fd = entry->fd;
     // KVM matches no value where any size does.
-    if ((entry->flags & kDataMatch) != 0 && entry->size != 0) one.datamatch = *value;
+    if ((entry->flags & kDataMatch) != 0 && entry->size != 0) one.datamatch = value;
   }
   return list;
 }
