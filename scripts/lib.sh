@@ -29,8 +29,8 @@ build_packages=(g++ cmake ninja-build make ccache pkg-config python3 libfmt-dev 
   device-tree-compiler)
 test_packages=(clang-19 clang-tidy-19 libclang-rt-19-dev libbenchmark-dev git)
 full_packages=(gcovr)
-# What the lab fetches and builds kernels with (lab/kernels.py, lab/build.py).
-lab_packages=(qemu zstd binutils)
+# What the lab unpacks and builds kernels with (lab/kernels.py, lab/build.py). It brings its own QEMU.
+lab_packages=(zstd binutils)
 lab_build_packages=(gcc make flex bison bc libelf-dev libssl-dev lz4 xz-utils)
 
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
@@ -86,15 +86,17 @@ confirm() {
 
 apt_get() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 "$@"; }
 
-# apt_install NAME...: from the suites this machine has; the lists are fetched anew where they are
-# missing or too old to be of use.
+# apt_install NAME...: from the suites this machine has; the lists are fetched anew where they are missing or too old
+# to be of use. Where that fails backports may help: of a library that is here from there (QEMU's libelf1, on Debian 12)
+# the headers have to be, too.
 apt_install() {
   say "Installing $*"
   local log
   log=$(mktemp)
-  if ! apt_get install -y --no-install-recommends "$@" >"$log" 2>&1; then
-    { apt_get update && apt_get install -y --no-install-recommends "$@"; } >"$log" 2>&1 ||
-      { cat "$log" >&2; rm -f "$log"; die "apt-get could not install: $*"; }
+  if ! apt_get install -y --no-install-recommends "$@" >"$log" 2>&1 &&
+    ! { apt_get update && apt_get install -y --no-install-recommends "$@"; } >"$log" 2>&1; then
+    cat "$log" >&2
+    install_from_backports "$@"
   fi
   rm -f "$log"
 }
