@@ -145,8 +145,11 @@ Result<> KernelBackend::SetIrqs(unsigned index, uint32_t flags, uint32_t start, 
   std::memcpy(bytes.data(), &set, sizeof set);
   if (!data.empty())
     std::memcpy(bytes.data() + sizeof set, data.data(), data.size_bytes());
-  TRY(sys::Ioctl(fd_.get(), SYS_REQUEST(VFIO_DEVICE_SET_IRQS), bytes.data(),
-                 [&] { return fmt::format("kind {} vectors {}+{}", index, start, count); }));
+  const int left = TRY(sys::Ioctl(fd_.get(), SYS_REQUEST(VFIO_DEVICE_SET_IRQS), bytes.data(),
+                                  [&] { return fmt::format("kind {} vectors {}+{}", index, start, count); }));
+  // vfio_msi_enable: where the host has fewer vectors it sets none, and returns how many there would be.
+  if (left > 0)
+    return std::unexpected(Error(ENOSPC, fmt::format("the host has {} of {} vectors for it", left, start + count)));
   return {};
 }
 
