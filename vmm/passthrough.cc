@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <set>
 #include <utility>
@@ -184,6 +185,16 @@ uint8_t Passthrough::buses() const {
   for (const Opened& opened : opened_)
     if (!opened.spec.port.empty()) ports.insert(opened.spec.port);
   return static_cast<uint8_t>(ports.size());
+}
+
+// BARs and the windows of ports are aligned to the largest in them, so all may leave gaps of as much again.
+uint64_t Passthrough::window_bytes() const {
+  constexpr uint64_t kMost = uint64_t{1} << 52;  // what is larger is refused later, by its name
+  uint64_t all = 0;
+  for (const Opened& opened : opened_)
+    for (unsigned bar = 0; bar < Bars::kRom; ++bar)
+      all += std::bit_ceil(std::min(opened.backend->region(bar).size, kMost));
+  return 2 * all;
 }
 
 Result<Passthrough::Port*> Passthrough::PortOf(PciRoot& pci, const DeviceSpec& spec) {

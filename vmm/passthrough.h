@@ -49,6 +49,8 @@ class Passthrough {
   const std::vector<GuestRange>& unusable() const { return unusable_; }
   // How many buses there are below the root bus. Before Connect.
   uint8_t buses() const;
+  // A window of so many bytes has room for all their BARs, wherever it begins. Before Connect.
+  uint64_t window_bytes() const;
 
   // Maps RAM for the devices' DMA and puts them on the root bus or behind their ports. Errors name the
   // device.

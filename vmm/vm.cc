@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/signalfd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <ranges>
@@ -97,6 +98,7 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
     passthrough = TRY(Passthrough::Open(options.devices));
     request.unusable = passthrough->unusable();
     request.last_bus = passthrough->buses();
+    request.window64_bytes = std::max(request.window64_bytes, passthrough->window_bytes());
     phases.Mark("open devices");
   }
   request.memory_bytes = options.memory_bytes;
