@@ -105,6 +105,9 @@ Result<> AddressSpace::CheckRanges(const Placement& placement) {
                                                        range.size, range.start)));
     }
   }
+  const GuestRange& whole = placement.whole;
+  if (!whole.empty() && !GuestRange::Checked(whole.start.value(), whole.size))
+    return std::unexpected(Error(EINVAL, fmt::format("{:#x} bytes at {} wrap", whole.size, whole.start)));
   return {};
 }
 
@@ -422,6 +425,7 @@ void AddressSpace::MustSucceed(const std::function<Result<>()>& removal) {
 
 void AddressSpace::Unsafe(const Error& error) {
   CHECK(options_.on_unsafe, "{}", error.message());
+  unsafe_.store(true, std::memory_order_release);
   options_.on_unsafe(error);
 }
 

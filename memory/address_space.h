@@ -193,6 +193,10 @@ class AddressSpace {
   // have closed, and again when it is done. For caches and the matrix.
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
 
+  // Something could not be taken away, now or earlier (Options::on_unsafe): a zap that has returned promises
+  // nothing any more, so whoever called it leaves the hardware as it is.
+  bool unsafe() const { return unsafe_.load(std::memory_order_acquire); }
+
   Demotion DemoteBars() EXCLUDES(update_);
   // BAR pieces that lost their memslot for good: KVM did not take it back after a demotion, so that
   // every access of the guest traps. For the report.
@@ -310,6 +314,7 @@ class AddressSpace {
   RateLimit server_limit_;
   RateLimit trap_limit_;
   std::atomic<size_t> trapped_pieces_ = 0;
+  std::atomic<bool> unsafe_ = false;
 
   PieceTable table_;
   PeerTable peers_;

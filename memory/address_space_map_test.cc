@@ -386,6 +386,8 @@ TEST(AddressSpace, G12ARangeThatCannotBeIsAnErrorAndCostsNoCall) {
     EXPECT_EQ(heart.space.Map(Of({Bar(0x8000), piece})).error().code(), EINVAL);
     EXPECT_EQ(heart.space.MapOrClaim(Of({piece})).error().code(), EINVAL);
   }
+  const Placement wraps{.pieces = {}, .events = {}, .whole = {Gpa(~0ull - 0xfff), 0x2000}};
+  EXPECT_EQ(heart.space.MapOrClaim(wraps).error().code(), EINVAL);
   EXPECT_THAT(heart.recorder.Take(), IsEmpty());
 }
 

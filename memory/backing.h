@@ -26,8 +26,9 @@ class BarOwner {
   virtual ~BarOwner() = default;
   // For people: "0000:01:00.0". Any thread, under AddressSpace's locks: takes none itself.
   virtual std::string bar_owner_name() const = 0;
-  // KVM could not reach the memory behind a slot of this device at `address`: it is lost, or decode
-  // went off behind our back. Called on a vCPU's thread with no lock held.
+  // KVM could not reach the memory behind some slot, and then the guest came to this device's `address`: it is lost,
+  // decode went off behind our back, or it is well and another slot was meant. Called on a vCPU's thread with no lock
+  // held.
   virtual void OnVanished(Gpa address) = 0;
   // A peer's DMA that the VMM carries out for it, because the peer cannot reach the BAR itself: `data` at
   // `offset` of `bar`. Called while a PieceTable::Pin holds the piece, which its zap waits for: takes no

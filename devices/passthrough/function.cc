@@ -113,22 +113,42 @@ Result<> PassthroughFunction::Watch(int fd, ZapCause cause) {
 
 // On the watcher's thread.
 void PassthroughFunction::OnEvent(ZapCause cause) {
-  ExclusiveLock lock(access_);
-  // The device has no more to say once it is lost, and one cause is enough for that.
-  for (const int fd : std::exchange(watched_, {})) around_.watcher.Unwatch(fd);
-  if (lost_) return;
+  {
+    ExclusiveLock lock(access_);
+    // A device with an error stays ours until the host wants it back, lost as it is. After the rest it has no more to say.
+    const bool stays = cause == ZapCause::kDeviceError;
+    const std::vector<int> over = stays ? std::vector{error_event_.get()} : watched_;
+    for (const int fd : over) {
+      around_.watcher.Unwatch(fd);
+      std::erase(watched_, fd);
+    }
+    const bool was_lost = lost_;
+    if (!was_lost) Transition(cause, /*injected=*/false, NoHardwareStep);
+    // The host, or the server's parent, waits for that. Not while a peer may reach it: the VM is about to end (G5).
+    if (!stays && !around_.space.unsafe()) CloseBackend();
+    if (was_lost) return;
+  }
+  // Here, as a reader of our stderr may be slow, and vCPUs wait for the lock.
   LogWarning("{}: {}; the guest has lost it", settings_.id, ZapCauseName(cause));
-  Transition(cause, /*injected=*/false, NoHardwareStep);
-  // The host, or the server's parent, waits for that. A device with an error stays ours.
-  if (cause != ZapCause::kDeviceError) CloseBackend();
 }
 
 void PassthroughFunction::OnVanished(Gpa address) {
-  ExclusiveLock lock(access_);
-  if (lost_) return;
-  LogWarning("{}: its memory at {} does not answer any more; the guest has lost it", settings_.id,
-             address);
-  Transition(ZapCause::kDeviceGone, /*injected=*/false, NoHardwareStep);
+  {
+    ExclusiveLock lock(access_);
+    if (lost_ || IsWell()) return;
+    Transition(ZapCause::kDeviceGone, /*injected=*/false, NoHardwareStep);
+  }
+  LogWarning("{}: its memory at {} does not answer any more; the guest has lost it", settings_.id, address);
+}
+
+// KVM does not say which memory it could not reach, and the access that trapped then may have been an interrupt
+// handler's. The device says whether it decodes; but where it is blamed again and again, that is not why.
+bool PassthroughFunction::IsWell() {
+  constexpr unsigned kMostBlames = 8;
+  const auto now = ZapNotification::Clock::now();
+  if (now - blamed_ > std::chrono::seconds(1)) blames_ = 0;
+  blamed_ = now;
+  return ReadDecode().memory && ++blames_ < kMostBlames;
 }
 
 uint32_t PassthroughFunction::ReadConfig(uint16_t offset, unsigned size) {
@@ -213,13 +233,15 @@ void PassthroughFunction::Transition(ZapCause cause, bool injected, const Hardwa
   Bars::Zapped zapped;
   if (policy.interrupts_decode) bars_.Zap(zapped);
   if (policy.resets) DisableInterrupts();
-  const Result<> done = policy.stays_down ? Result<>() : hardware();
+  // G5: what a peer may still reach goes on answering; the VM is about to stop, and cuts the peers first.
+  const bool held = around_.space.unsafe();
+  const Result<> done = policy.stays_down || held ? Result<>() : hardware();
   if (!done)
     LogWarning("{}: {} failed, the guest has lost it: {}", settings_.id, ZapCauseName(cause),
                done.error().message());
   if (policy.stays_down || !done) {
     Lose();
-  } else {
+  } else if (!held) {
     if (policy.resets) ForgetReset();
     if (lost_)
       LogWarning("{}: no answer after {}; the guest has lost it", settings_.id, ZapCauseName(cause));

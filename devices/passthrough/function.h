@@ -108,6 +108,7 @@ class PassthroughFunction : public PciFunction,
   Result<> WatchDevice() EXCLUDES(access_);
   Result<> Watch(int fd, ZapCause cause) REQUIRES(access_);
   void OnEvent(ZapCause cause) EXCLUDES(access_);
+  bool IsWell() REQUIRES(access_);
 
   uint64_t TrapRead(unsigned bar, uint64_t offset, unsigned size) EXCLUDES(access_);
   void TrapWrite(unsigned bar, uint64_t offset, unsigned size, uint64_t value) EXCLUDES(access_);
@@ -156,6 +157,8 @@ class PassthroughFunction : public PciFunction,
   Fd request_event_;            // REQ; constant after Create
   Fd error_event_;              // ERR
   std::vector<int> watched_ GUARDED_BY(access_);
+  ZapNotification::Clock::time_point blamed_ GUARDED_BY(access_);  // last, by OnVanished, while it was well
+  unsigned blames_ GUARDED_BY(access_) = 0;                        // none a second after the one before
 };
 
 }  // namespace crossbar

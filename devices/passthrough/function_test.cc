@@ -8,8 +8,11 @@
 namespace crossbar::testing {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 class PassthroughTest : public ::testing::Test, public PassthroughRig {
  protected:
@@ -179,6 +182,54 @@ TEST_F(PassthroughTest, G7AnUncorrectableErrorTakesTheDeviceDownForGood) {
   EXPECT_TRUE(heart.a.Mapped().empty());
   EXPECT_TRUE(device.open);
   function->Reset();
+  EXPECT_TRUE(function->lost());
+}
+
+TEST_F(PassthroughTest, ALostDeviceIsGivenBackToo) {
+  Assign();
+  Decode();
+  const int wanted = device.events.at({VFIO_PCI_REQ_IRQ_INDEX, 0});
+  watcher.Run(device.events.at({VFIO_PCI_ERR_IRQ_INDEX, 0}));
+  EXPECT_TRUE(device.open);
+  watcher.Run(wanted);
+  EXPECT_FALSE(device.open) << "or the host waits for ever";
+  EXPECT_EQ(zaps.count(ZapCause::kWantedBack), 0u) << "there was nothing left to take away";
+}
+
+TEST_F(PassthroughTest, G5WhatAPeerMayStillReachGoesOnAnswering) {
+  Assign();
+  Decode();
+  Write(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+  heart.a.AnswerUnmaps(std::vector(9, Answer::kFailed));  // each of three pieces, each time
+  const Events events = Write(PCI_COMMAND, 2, 0);
+  EXPECT_THAT(events, Contains("unsafe"));
+  EXPECT_THAT(events, Not(Contains(StartsWith("hardware"))));
+  EXPECT_TRUE(device.answers());
+  // What the VM does before it stops.
+  EXPECT_THAT(Write(PCI_COMMAND, 2, PCI_COMMAND_MEMORY), Contains("hardware config 0x4 = 0x2"));
+  // No other cause stops it either, and the host gets it when the VM has ended.
+  EXPECT_THAT(Write(FakeDevice::kPower + PCI_PM_CTRL, 2, 3), Not(Contains(StartsWith("hardware"))));
+  watcher.Run(device.events.at({VFIO_PCI_REQ_IRQ_INDEX, 0}));
+  EXPECT_TRUE(device.open);
+  heart.a.Drop();
+}
+
+TEST_F(PassthroughTest, OneThatVanishedIsLostAndOneThatIsWellIsNot) {
+  Assign();
+  Decode();
+  function->OnVanished(Gpa(kWindow32));
+  EXPECT_FALSE(function->lost());
+  EXPECT_FALSE(heart.slots.Slots().empty());
+  device.config.Set<uint16_t>(PCI_COMMAND, 0);  // behind our back
+  function->OnVanished(Gpa(kWindow32));
+  EXPECT_TRUE(function->lost());
+  EXPECT_EQ(zaps.count(ZapCause::kDeviceGone), 1u);
+}
+
+TEST_F(PassthroughTest, OneThatIsBlamedAgainAndAgainIsLostHoweverWellItLooks) {
+  Assign();
+  Decode();
+  for (unsigned i = 0; i < 8; ++i) function->OnVanished(Gpa(kWindow32));
   EXPECT_TRUE(function->lost());
 }
 

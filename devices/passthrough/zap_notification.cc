@@ -39,7 +39,7 @@ ZapPolicy PolicyOf(ZapCause cause) {
     case ZapCause::kDeviceGone:
     case ZapCause::kClosing: break;
   }
-  return {.interrupts_decode = true, .ends_initiator = true, .stays_down = true};
+  return {.interrupts_decode = true, .stays_down = true};
 }
 
 void ZapLog::Add(ZapNotification notification) {

@@ -36,8 +36,7 @@ const char* ZapCauseName(ZapCause cause);
 struct ZapPolicy {
   bool interrupts_decode = false;  // all BARs are zapped before the hardware step
   bool resets = false;             // interrupts off before it, reset values after it
-  bool ends_initiator = false;     // bus mastering off, the domain withdrawn
-  bool stays_down = false;         // nothing is mapped afterwards, ever
+  bool stays_down = false;         // nothing is mapped afterwards, ever; it is no initiator any more either
 };
 ZapPolicy PolicyOf(ZapCause cause);
 
