@@ -8,8 +8,9 @@ from machine import KERNEL, Case, timeout
 
 KERNELS = ("debian-6.1", "debian-6.1-cloud", "debian-6.12", "debian-6.12-cloud", "debian-7", "debian-7-cloud", "iommufd")
 
-# boot FILE ARGUMENT...: what the guest wrote on its console, and Crossbar's status.
+# boot FILE ARGUMENT...: what the guest wrote on its console, and Crossbar's status: a pipe's is that of what fails in it.
 BOOT = """
+set -o pipefail
 boot() {
   image=$1; shift
   crossbar run --kernel $image --initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'
@@ -69,10 +70,12 @@ class Boots(Case):
         self.boots([(kernel, *ways[number % 2]) for number, kernel in enumerate(KERNELS)] + [(KERNELS[-1], *ways[1])])
 
     def boots(self, cases):
-        script = BOOT + "".join(f"guest /lab/linux/{kernel}/{image} {cpus} {memory}M || echo none\n"
+        script = BOOT + "".join(f"guest /lab/linux/{kernel}/{image} {cpus} {memory}M || echo status $?\n"
                                 for kernel, image, cpus, memory in cases)
         guests = [word for kernel in dict.fromkeys(case[0] for case in cases) for word in ("--guest", kernel)]
         outcome = self.in_lab(script, *guests, "--memory", "5G", "--timeout", 550)
+        # One more for each guest that does not power off: Crossbar's status, or grep's.
+        self.assertEqual(len(outcome.out.splitlines()), len(cases), outcome)
         for case, line in zip(cases, outcome.out.splitlines(), strict=True):
             kernel, _, cpus, memory = case
             found = re.fullmatch(r"guest: Linux (\S+), (\d+) CPUs, (\d+) kB", line)
@@ -162,6 +165,7 @@ class Complaints(Case):
         image = f"/lab/linux/{kernel}/vmlinuz"
         outcome = self.in_lab(
             BOOT + QEMU + f"boot {image} --memory 256M --cmdline {command_line} >/lab/share/ours\n"
+            "[ $? = 0 ] || { cat /lab/share/ours; exit 1; }\n"
             f"qemu {image} -append {command_line} >/lab/share/theirs\n"
             "cat /lab/share/ours; echo =; cat /lab/share/theirs", "--guest", kernel, "--memory", "3G", *qemu_inside())
         ours, theirs = outcome.out.split("=\n", 1)
