@@ -10,7 +10,7 @@ import time
 import apt
 from cache import LabError, News, say
 
-SOURCE = "linux-source-7.3"
+SERIES = "7"
 FRAGMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "iommufd.config")
 # Debian's names of what the build needs besides a compiler and make. scripts/lib.sh installs them.
 PACKAGES = ("flex", "bison", "bc", "libelf-dev", "libssl-dev", "lz4", "xz-utils")
@@ -18,25 +18,36 @@ OBJECTS = 2350  # about how many files the build makes, for the progress it show
 
 
 def recipe():
+    """What the kernel that is kept depends on: its number, and not which source is the newest. The name is that of the first."""
     with open(FRAGMENT, encoding="utf-8") as file:
-        return f"{SOURCE} 1\n{file.read()}"
+        return f"linux-source-7.3 1\n{file.read()}"
 
 
 def build(work):
     """Fetches, configures and builds in the folder `work`; the path of the built tree."""
     os.mkdir(work)
     _need_tools()
-    package, = apt.download([SOURCE], work)
+    source = _source()
+    package, = apt.download([source], work)
     say("unpacking the source of Linux")
-    apt.unpack(package, work, f"*/{SOURCE}.tar*")
+    apt.unpack(package, work, f"*/{source}.tar*")
     os.unlink(package)
-    archive, = glob.glob(f"{work}/usr/src/{SOURCE}.tar*")
+    archive, = glob.glob(f"{work}/usr/src/{source}.tar*")
     subprocess.run(["tar", "-x", "-f", archive, "-C", work], check=True)
     os.unlink(archive)
-    tree = os.path.join(work, SOURCE)
+    tree = os.path.join(work, source)
     _configure(tree)
     _make(tree)
     return tree
+
+
+def _source():
+    """The package of the newest source: backports moves on."""
+    found = apt.names(rf"linux-source-{SERIES}\.\d+")
+    if not found:
+        raise LabError(f"the mirror has no linux-source-{SERIES}.* in {', '.join(apt.MIXED.suites)}, which the iommufd kernel is"
+                       " built from. Copy the cache of a machine that has run lab/run --fetch")
+    return max(found, key=lambda name: int(name.rpartition(".")[2]))
 
 
 def _need_tools():
@@ -59,7 +70,7 @@ def _configure(tree):
         got = set(file.read().splitlines())
     lost = [line for line in wanted if line not in got and not line.endswith("=n")]
     if lost:
-        raise LabError(f"{SOURCE} does not take these lines of {FRAGMENT}: {' '.join(lost)}")
+        raise LabError(f"{os.path.basename(tree)} does not take these lines of {FRAGMENT}: {' '.join(lost)}")
 
 
 def _make(tree):
