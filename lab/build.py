@@ -8,7 +8,7 @@ import tarfile
 import time
 
 import apt
-from cache import LabError, News, say
+from cache import LabError, News, output_of, say
 
 SERIES = "7"
 FRAGMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "iommufd.config")
@@ -33,7 +33,7 @@ def build(work):
     apt.unpack(package, work, f"*/{source}.tar*")
     os.unlink(package)
     archive, = glob.glob(f"{work}/usr/src/{source}.tar*")
-    subprocess.run(["tar", "-x", "-f", archive, "-C", work], check=True)
+    output_of(["tar", "-x", "-f", archive, "-C", work], "tar")
     os.unlink(archive)
     tree = os.path.join(work, source)
     _configure(tree)
@@ -59,10 +59,9 @@ def _need_tools():
 
 
 def _configure(tree):
-    quiet = {"cwd": tree, "check": True, "stdout": subprocess.DEVNULL}
-    subprocess.run(["make", "-s", "tinyconfig"], **quiet)
-    subprocess.run(["scripts/kconfig/merge_config.sh", "-m", ".config", FRAGMENT], **quiet)
-    subprocess.run(["make", "-s", "olddefconfig"], **quiet)
+    output_of(["make", "-s", "tinyconfig"], "make", cwd=tree)
+    output_of(["sh", "scripts/kconfig/merge_config.sh", "-m", ".config", FRAGMENT], "dash", cwd=tree)
+    output_of(["make", "-s", "olddefconfig"], "make", cwd=tree)
     # Kconfig drops what it does not know or what depends on something missing without a word.
     with open(FRAGMENT, encoding="utf-8") as file:
         wanted = re.findall(r"^(CONFIG_\w+=\S+)$", file.read(), re.MULTILINE)
@@ -102,5 +101,4 @@ def _built(log):
 
 
 def release(tree):
-    return subprocess.run(["make", "-s", "kernelrelease"], cwd=tree, check=True, capture_output=True,
-                          text=True).stdout.strip()
+    return output_of(["make", "-s", "kernelrelease"], "make", cwd=tree).strip()

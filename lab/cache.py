@@ -3,6 +3,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import subprocess
 import sys
 import time
 
@@ -19,6 +20,20 @@ class LabError(Exception):
 
 def say(text):
     print(f"lab: {text}", file=sys.stderr, flush=True)
+
+
+def output_of(words, package, **options):
+    """What a program writes that has to succeed. `package` is where it comes from, for one who has it not."""
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
+                              env={**os.environ, "LC_ALL": "C"}, **options)
+    except FileNotFoundError as error:
+        raise LabError(f"there is no {words[0]} here: apt-get install {package}") from error
+    if done.returncode != 0:
+        # The end is enough: tar says of each file that the disk is full.
+        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+        raise LabError(f"{' '.join(words[:3])} failed: {said or f'status {done.returncode}'}")
+    return done.stdout
 
 
 class News:

@@ -96,7 +96,7 @@ def shell():
     archive = Archive()
     program = busybox()
     archive.add_file("/bin/busybox", program)
-    listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
+    listed = cache.output_of([program, "--list"], BUSYBOX_PACKAGE)
     for name in set(listed.split()) - {"busybox"}:
         archive.link(f"/bin/{name}", "busybox")
     for folder in ("proc", "sys", "dev", "tmp", "run", "sbin"):

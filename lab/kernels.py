@@ -13,7 +13,7 @@ import subprocess
 
 import apt
 import build
-from cache import HOME, LabError, need_space, produce, say
+from cache import HOME, LabError, need_space, output_of, produce, say
 
 # name -> (series, flavour). `amd64` is the generic flavour; `cloud-amd64` has fewer drivers, and is only a guest.
 DEBIAN = {f"debian-{series}{suffix}": (series, flavour)
@@ -184,7 +184,7 @@ def _write_module(path, data):
     """A module without its signature and its BTF, which the kernel checks at length: a fifth of the lab's boot."""
     with open(path, "wb") as file:
         file.write(data)
-    subprocess.run(["objcopy", "--remove-section=.BTF", path], check=True)  # what follows the ELF file goes, too
+    output_of(["objcopy", "--remove-section=.BTF", path], "binutils")  # what follows the ELF file goes, too
 
 
 def _module(path):
