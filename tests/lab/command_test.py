@@ -205,6 +205,17 @@ class BadInput(Case):
         self.assert_refused(self.lab("--kernel", KERNEL, "--file", "/no/such/file", "--", "true"), MISSING, "/no/such/file")
         self.assert_refused(self.lab("--build", "/no/build", "--", "true"), MISSING, "/no/build", "cmake")
 
+    def test_faults_that_cannot_be_kept(self):
+        os.mkfifo(f"{self.scratch}/pipe")
+        for path, why in (("no/folder", "No such file"), ("tmp", "Is a directory"), ("pipe", "No such device")):
+            outcome = self.finish(self.start("--kernel", KERNEL, "--faults", f"{self.scratch}/{path}", "--", "true"), 60)
+            self.assert_refused(outcome, USAGE, f"--faults cannot be written to {self.scratch}/{path}: {why}")
+
+    def test_faults_that_cannot_be_kept_at_the_end(self):
+        """The status is COMMAND's all the same."""
+        outcome = self.lab("--kernel", KERNEL, "--faults", "/dev/full", "--", "sh", "-c", "echo refused >$LAB_FAULTS; exit 3")
+        self.assert_refused(outcome, 3, "--faults could not be written to /dev/full: No space left")
+
     def test_qemu_that_does_not_start(self):
         outcome = self.lab("--kernel", KERNEL, "--qemu=-device", "--qemu=no-such-device", "--", "true")
         self.assert_refused(outcome, DIED, "no-such-device")
