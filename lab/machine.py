@@ -73,6 +73,7 @@ class Machine:
         self.verbose = verbose
         self.shell = shell
         self.console = b""
+        self.panicked = False
         self.control = b""
         self.monitor = b""
         self.status = None
@@ -150,7 +151,7 @@ class Machine:
             said = file.read().strip()
         lines = self.console.decode(errors="replace").splitlines()
         tail = "\n".join(line for line in lines[-CONSOLE_LINES:] if line.strip())
-        if "Kernel panic" in tail:
+        if self.panicked:
             what = "the lab kernel panicked"
         elif self.process.returncode:
             what = f"QEMU ended with status {self.process.returncode}"
@@ -171,7 +172,9 @@ class Machine:
         return ", ".join(["COMMAND ran" if self.begun else "COMMAND had not begun", *places])
 
     def _on_console(self, data):
-        self.console = (self.console + data)[-65536:]
+        self.console += data
+        self.panicked |= b"Kernel panic" in self.console  # remembered, as a long trace may follow
+        self.console = self.console[-65536:]
         if self.verbose:
             _write(2, data)
 

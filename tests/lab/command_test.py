@@ -134,6 +134,16 @@ class Ends(Case):
         outcome = self.lab("--kernel", KERNEL, "--", "sh", "-c", "echo c >/proc/sysrq-trigger; sleep 100")
         self.assert_refused(outcome, DIED, "the lab kernel panicked", "sysrq triggered crash")
 
+    def test_a_panic_whose_trace_is_long(self):
+        code = r"""import subprocess, machine
+one = machine.Machine(".", False, False)
+one.log, one.process = "/dev/null", subprocess.Popen("true")
+for data in (b"Kernel pa", b"nic - not syncing\n" + b"a line of its trace\n" * 5000, b"rebooting\n"):
+    one._on_console(data)
+print(one._death())"""
+        result = subprocess.run([sys.executable, "-B", "-c", code], cwd=LAB, capture_output=True, text=True, check=False)
+        self.assertRegex(result.stdout, r"\Athe lab kernel panicked\n(.*\n)*rebooting\n\Z", result.stderr)
+
     def test_a_machine_that_powers_off(self):
         outcome = self.lab("--kernel", KERNEL, "--", "sh", "-c", "poweroff -f; sleep 100")
         self.assert_refused(outcome, DIED, "powered off")
