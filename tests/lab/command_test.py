@@ -21,7 +21,13 @@ class Command(Case):
         self.in_lab("kill -9 $$", status=137)
 
     def test_what_the_command_leaves_running_ends_with_it(self):
-        self.assertLess(self.in_lab("sleep 1000 & echo started").seconds, 100)
+        """Whatever its session is, and though it starts more meanwhile; what it has written arrives."""
+        outcome = self.in_lab("""
+            sleep 1000 &
+            setsid sh -c 'seq 1 50000; echo >written; while true; do sleep 1000 & sleep 0.1; done' &
+            until [ -e written ]; do sleep 0.1; done; exit 3""", status=3)
+        self.assertEqual(outcome.out, "".join(f"{number}\n" for number in range(1, 50001)))
+        self.assertLess(outcome.seconds, 100)
 
     def test_much_output_arrives_whole(self):
         outcome = self.in_lab("seq 1 200000")
