@@ -59,16 +59,23 @@ def _run(source, *command, while_running=None, **options):
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env={**os.environ, "LC_ALL": "C"}, **options)
     with process:
-        while True:
-            try:
-                out, err = process.communicate(timeout=0.2 if while_running else None)
-                break
-            except subprocess.TimeoutExpired:
-                while_running()
+        try:
+            out, err = _communicate(process, while_running)
+        finally:
+            if process.poll() is None:  # a signal ends this run
+                process.terminate()
     if process.returncode != 0:
         words = " ".join(word for word in command[:4] if word != "-o" and "=" not in word)
         raise LabError(f"{words} failed:\n{(err or out).strip()}")
     return out
+
+
+def _communicate(process, while_running):
+    while True:
+        try:
+            return process.communicate(timeout=0.2 if while_running else None)
+        except subprocess.TimeoutExpired:
+            while_running()
 
 
 def _update(source):

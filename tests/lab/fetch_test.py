@@ -2,7 +2,7 @@
 import os
 from unittest import mock
 
-from machine import Case
+from machine import SIGTERM, Case, send
 
 import apt
 import build
@@ -61,3 +61,20 @@ class Modules(Case):
         with mock.patch.dict(os.environ, PATH=self.scratch), \
                 self.assertRaisesRegex(cache.LabError, r"^there is no objcopy here: apt-get install binutils$"):
             kernels._write_module(path, b"no module")
+
+
+class Fetches(Case):
+    def test_a_signal_ends_apt_too(self):
+        path = os.path.join(self.scratch, "apt-get")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"""#!/bin/sh
+                case "$*" in *indextargets*) echo http://127.0.0.1:9 stable main; exit ;; esac
+                echo $$ >{self.scratch}/pid.new; mv {self.scratch}/pid.new {self.scratch}/pid; exec sleep 100\n""")
+        os.chmod(path, 0o755)
+        process = self.start("--fetch", environment={**self.offline(), "PATH": f"{self.scratch}:{os.environ['PATH']}"})
+        self.until(lambda: os.path.exists(f"{self.scratch}/pid"))
+        send(process, SIGTERM)
+        outcome = self.finish(process, 20)
+        self.assertEqual(outcome.status, 128 + SIGTERM, outcome)
+        with open(f"{self.scratch}/pid", encoding="ascii") as file:
+            self.assertFalse(os.path.exists(f"/proc/{file.read().strip()}"), outcome)
