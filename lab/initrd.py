@@ -21,9 +21,12 @@ class Archive:
 
     def add_file(self, path, source):
         """A file with its mode. A dynamically linked program brings its libraries, under their own paths."""
+        kind = os.stat(source).st_mode
+        if not stat.S_ISREG(kind):  # reading a pipe could take for ever
+            raise cache.LabError(f"{source} is neither a file nor a folder, so the machine cannot have it; keep it out of --file")
         with open(source, "rb") as file:
             data = file.read()
-        mode = stat.S_IMODE(os.stat(source).st_mode)
+        mode = stat.S_IMODE(kind)
         self.add(path, data, mode)
         if data.startswith(b"\x7fELF") and mode & 0o111:
             for library in _libraries(source):

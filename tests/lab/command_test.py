@@ -221,6 +221,13 @@ class BadInput(Case):
         self.assert_refused(self.lab("--kernel", KERNEL, "--file", "/no/such/file", "--", "true"), MISSING, "/no/such/file")
         self.assert_refused(self.lab("--build", "/no/build", "--", "true"), MISSING, "/no/build", "cmake")
 
+    def test_files_that_are_pipes(self):
+        os.mkdir(f"{self.scratch}/tree")
+        os.mkfifo(f"{self.scratch}/tree/pipe")
+        for source in ("tree", "tree/pipe"):
+            process = self.start("--kernel", KERNEL, "--file", f"{self.scratch}/{source}", "--", "true")
+            self.assert_refused(self.finish(process, 60), MISSING, "tree/pipe is neither a file nor a folder", "--file")
+
     def test_faults_that_cannot_be_kept(self):
         os.mkfifo(f"{self.scratch}/pipe")
         for path, why in (("no/folder", "No such file"), ("tmp", "Is a directory"), ("pipe", "No such device")):
