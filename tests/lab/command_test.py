@@ -4,7 +4,7 @@ import subprocess
 import sys
 import tempfile
 
-from machine import DIED, KERNEL, LAB, MISSING, RUN, SIGINT, SIGKILL, SIGTERM, TIMEOUT, TOP, USAGE, Case, cache, send, timeout
+from machine import DIED, KERNEL, LAB, MISSING, SIGINT, SIGTERM, TIMEOUT, TOP, USAGE, Case, cache, send, timeout
 
 
 class Command(Case):
