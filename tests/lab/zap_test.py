@@ -251,6 +251,17 @@ class Zap(Case):
         self.assertNotEqual(control.split()[0], "0", outcome)
         self.assertTrue(outcome.out.rpartition("tries left: ")[2].startswith("0 "), outcome)
 
+    def test_g5_a_mapping_that_cannot_be_ended_stops_the_vm(self):
+        devices = [word for device in ("edu", "ivshmem")
+                   for word in ("--device", f"{device},port=root,bind=vfio")]
+        outcome = self.in_lab("""
+            crossbar run --memory 128M --kernel $LAB_GUESTS/zap_dma.elf --cmdline cause=decode \
+              --failpoint VFIO_IOMMU_UNMAP_DMA=EIO --device $LAB_DEVICE2,id=target --device $LAB_DEVICE1,id=edu 2>&1
+            echo "status $?"
+            pidof crossbar || echo none""", *devices, kernel=HOST)
+        self.assertRegex(outcome.out, "crossbar: unsafe: .*VFIO_IOMMU_UNMAP_DMA.*\\nstatus 10\\nnone\\n\\Z", outcome)
+        self.assertNotIn("ended by decode", outcome.out, outcome)
+
 
 def add_targets():
     for target in TARGETS:
