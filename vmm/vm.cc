@@ -266,6 +266,9 @@ Result<StopRequest> Vm::Run() {
   while (true) {
     TRY(StartVcpus());
     const Result<> served = loop_.Run();
+    // A vCPU that waits for room in the console's pipe looks for this, and for nothing else.
+    if (!served)
+      stop_.Request(StopRequest::Reason::kHostError, ExitStatus::kHostError, served.error().message());
     CutPeersIfUnsafe();
     StopVcpus();
     CutPeersIfUnsafe();  // a zap may have failed, or a vCPU have switched it on again, meanwhile

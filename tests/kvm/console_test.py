@@ -151,13 +151,13 @@ class Output(Case):
         self.assertEqual(outcome.status, SUCCESS, outcome)
         self.assertRegex(outcome.err, r"\A[^\n]*console output is dropped[^\n]*\n\Z")
 
-    def start_into_a_full_pipe(self, blocking=True, cpus=1):
+    def start_into_a_full_pipe(self, *arguments, blocking=True):
         """A guest that writes 10000 bytes into a pipe that holds 4096, once it is stuck; the pipe's other end."""
         reader, writer = os.pipe()
         self.addCleanup(os.close, reader)
         self.assertEqual(fcntl.fcntl(writer, F_SETPIPE_SZ, 4096), 4096)
         os.set_blocking(writer, blocking)
-        session = self.start(self.write("code.elf", pvh_image(loop_of_text(10000))), "--cpus", cpus, stdout=writer)
+        session = self.start(self.write("code.elf", pvh_image(loop_of_text(10000))), *arguments, stdout=writer)
         os.close(writer)
         held = [0]
         while held[-1] == 0 or held[-5:] != [held[-1]] * 5:  # until nothing has moved for half a second
@@ -169,7 +169,7 @@ class Output(Case):
 
     def test_that_nobody_reads_for_a_while_waits(self):
         for blocking in (True, False):
-            session, reader = self.start_into_a_full_pipe(blocking)
+            session, reader = self.start_into_a_full_pipe(blocking=blocking)
             amount = 0
             while data := os.read(reader, 65536):
                 amount += len(data)
@@ -178,10 +178,17 @@ class Output(Case):
 
     def test_that_nobody_reads_does_not_keep_a_signal_off(self):
         for cpus in (1, 2):
-            session, _ = self.start_into_a_full_pipe(cpus=cpus)
+            session, _ = self.start_into_a_full_pipe("--cpus", cpus)
             session.signal(signal.SIGTERM)
             outcome = session.finish(20)
             self.assertEqual((outcome.status, outcome.err), (STOPPED, ""), outcome)
+
+    def test_that_nobody_reads_does_not_hold_up_the_end_where_signals_cannot_be_taken(self):
+        session, _ = self.start_into_a_full_pipe("--failpoint", "read#1=EIO")
+        session.signal(signal.SIGTERM)
+        outcome = session.finish(20)
+        self.assertEqual(outcome.status, HOST_ERROR, outcome)
+        self.assertRegex(outcome.err, r"\Acrossbar: cannot take signals: [^\n]*\n\Z")
 
     def test_that_nobody_reads_any_more_does_not_hold_up_the_guest(self):
         reader, writer = os.pipe()
