@@ -114,6 +114,10 @@ Result<> ReportFile::Commit(const std::string& text) {
   return Within(Write(text), [&] { return fmt::format("cannot write the report {}", path_); });
 }
 
+std::string ReportText(const Json& report) {
+  return report.dump(2, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) + "\n";
+}
+
 Result<uint64_t> MemoryOverhead() {
   const std::string text = TRY(sys::ReadFile("/proc/self/smaps"));
   uint64_t kilobytes = 0;
@@ -157,7 +161,7 @@ Result<std::string> RenderReport(Vm& vm, const StartupPhases& phases, const Stop
   report["exits"] = ExitsJson(vm);
   if (vm.passthrough() != nullptr)
     report["passthrough"] = PassthroughJson(*vm.passthrough(), vm.address_space().Peers());
-  return report.dump(2) + "\n";
+  return ReportText(report);
 }
 
 }  // namespace crossbar

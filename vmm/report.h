@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 
@@ -32,6 +33,10 @@ class ReportFile {
 
 // The report's text. After Vm::Run.
 Result<std::string> RenderReport(Vm& vm, const StartupPhases& phases, const StopRequest& end);
+
+// JSON as a report has it. Names and paths are what a person gave, and need not be UTF-8: what is not
+// becomes U+FFFD.
+std::string ReportText(const nlohmann::ordered_json& report);
 
 // Bytes of our memory that are resident and no guest page: the sum of Rss in /proc/self/smaps but
 // for guest RAM's mappings.

@@ -9,6 +9,7 @@
 #include <array>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "base/failpoint.h"
@@ -84,6 +85,10 @@ TEST_F(ReportFileTest, WritesToWhatALinkLeadsToAndKeepsTheLink) {
   ASSERT_TRUE(report->Commit("text"));
   EXPECT_TRUE(fs::is_symlink(path_));
   EXPECT_EQ(Content(target), "before text") << "as /dev/stdout is written after the console";
+}
+
+TEST(ReportText, TakesNamesThatAreNoUtf8) {
+  EXPECT_EQ(ReportText({{"id", "a\xff"}}), "{\n  \"id\": \"a\xef\xbf\xbd\"\n}\n");
 }
 
 TEST(MemoryOverhead, CountsOurMemoryAndNotTheGuests) {
