@@ -21,6 +21,12 @@ ElfBuilder PvhElf() {
   return elf;
 }
 
+// Offsets in Elf64_Ehdr and, from 0x40, Elf64_Phdr.
+constexpr size_t kData = 5, kClass = 4, kType = 16, kMachine = 18, kPhoff = 32, kPhentsize = 54,
+                 kPhnum = 56;
+constexpr size_t kOffset = 0x48, kPaddr = 0x58, kFilesz = 0x60, kMemsz = 0x68;
+constexpr size_t kNoteFilesz = 0x40 + 0x38 + 0x20;
+
 TEST(Elf, EntryIsTranslatedToItsPhysicalAddress) {
   ElfBuilder elf;
   elf.segments = {{.address = kMiB, .virtual_address = 0xc0100000}};
@@ -41,6 +47,22 @@ TEST(Elf, EmptySegmentsAreLeftOut) {
   EXPECT_EQ(ParseElf(MemoryImage("k", file.span())).value().segments.size(), 1u);
 }
 
+TEST(Elf, OfASegmentWithoutBytesInTheFileTheOffsetDoesNotMatter) {
+  ElfBuilder elf = PvhElf();
+  elf.segments.push_back({.address = 2 * kMiB, .file_size = 0});
+  Bytes file = elf.Build64();
+  file.Put<uint64_t>(kOffset + sizeof(Elf64_Phdr), 1ull << 40);
+  Machine machine;
+  machine.Fill(0xa5);
+  const MemoryImage image("k", file.span());
+  LoadRequest request;
+  request.kernel = &image;
+  const auto loaded = machine.Load(request);
+  ASSERT_TRUE(loaded) << loaded.error().message();
+  EXPECT_TRUE(machine.HoldsPattern(kMiB, 0x100));
+  EXPECT_TRUE(machine.HoldsOnly(0, {Gpa(2 * kMiB), 0x100}));
+}
+
 TEST(Elf, NotesThatAreCutShortEndTheSearch) {
   ElfBuilder elf = PvhElf();
   elf.notes.insert(elf.notes.begin(), {"Other", 1, {}});
@@ -48,12 +70,6 @@ TEST(Elf, NotesThatAreCutShortEndTheSearch) {
   file.Put<uint32_t>(0x804, 0xffffff00);  // n_descsz of the first note
   EXPECT_EQ(ParseElf(MemoryImage("k", file.span())).value().pvh_entry, std::nullopt);
 }
-
-// Offsets in Elf64_Ehdr and, from 0x40, Elf64_Phdr.
-constexpr size_t kData = 5, kClass = 4, kType = 16, kMachine = 18, kPhoff = 32, kPhentsize = 54,
-                 kPhnum = 56;
-constexpr size_t kOffset = 0x48, kPaddr = 0x58, kFilesz = 0x60, kMemsz = 0x68;
-constexpr size_t kNoteFilesz = 0x40 + 0x38 + 0x20;
 
 struct Malformed {
   const char* name;
