@@ -71,15 +71,19 @@ void LogDebug(fmt::format_string<Args...> f, Args&&... a) {
   Log(LogLevel::kDebug, f, std::forward<Args>(a)...);
 }
 
-// What a guest did, at warning level, within `limit`.
+// What a guest did, within `limit`.
 template <typename... Args>
-void LogGuest(RateLimit& limit, fmt::format_string<Args...> format, Args&&... args) {
-  if (!log::Enabled(LogLevel::kWarning)) return;
+void LogGuestAt(LogLevel level, RateLimit& limit, fmt::format_string<Args...> format, Args&&... args) {
+  if (!log::Enabled(level)) return;
   uint64_t dropped = 0;
   if (!limit.Allow(&dropped)) return;
   std::string text = fmt::format(format, std::forward<Args>(args)...);
   if (dropped != 0) text += fmt::format(" ({} like it not shown)", dropped);
-  log::WriteLine(LogLevel::kWarning, text);
+  log::WriteLine(level, text);
+}
+template <typename... Args>
+void LogGuest(RateLimit& limit, fmt::format_string<Args...> f, Args&&... a) {
+  LogGuestAt(LogLevel::kWarning, limit, f, std::forward<Args>(a)...);
 }
 
 }  // namespace crossbar

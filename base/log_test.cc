@@ -32,5 +32,18 @@ TEST(Log, RateLimitWithholdsAFloodAndSaysHowMuch) {
   EXPECT_LT(lines, 20);
 }
 
+TEST(Log, WhatAGuestDidHasALevelToo) {
+  RateLimit limit;
+  testing::internal::CaptureStderr();
+  log::SetLevel(LogLevel::kWarning);
+  LogGuestAt(LogLevel::kInfo, limit, "below");
+  log::SetLevel(LogLevel::kInfo);
+  LogGuestAt(LogLevel::kInfo, limit, "at");
+  log::SetLevel(LogLevel::kWarning);
+  const std::string text = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(text.find("below"), std::string::npos);
+  EXPECT_NE(text.find("info: at\n"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace crossbar

@@ -275,7 +275,8 @@ Result<StopRequest> Vm::Run() {
     TRY(served);
     StopRequest request = stop_.Take();
     if (request.reason != StopRequest::Reason::kReboot) return request;
-    LogInfo("reboot {}: {}", reboots_ + 1, request.detail);
+    static RateLimit limit;
+    LogGuestAt(LogLevel::kInfo, limit, "reboot {}: {}", reboots_ + 1, request.detail);
     TRY(Within(Reboot(), [] { return "cannot reboot the guest"; }));
   }
 }

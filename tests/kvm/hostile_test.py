@@ -69,8 +69,17 @@ class Hostile(Case):
 
     def test_a_stream_of_resets(self):
         # Resets the machine at once, again and again; a signal still ends it.
-        session = self.start(self.write("code.elf", pvh_image(say(b"!") + out(0xCF9, 0x06))), "--cpus", 2)
-        session.expect("!" * 50)
-        session.signal(15)
-        outcome = session.finish()
-        self.assertEqual((outcome.status, outcome.err), (STOPPED, ""), outcome)
+        for level in ("warning", "info"):
+            session = self.start(self.write("code.elf", pvh_image(say(b"!") + out(0xCF9, 0x06))), "--cpus", 2,
+                                 "--log", level)
+            session.expect("!" * 50)
+            session.signal(15)
+            outcome = session.finish()
+            self.assertEqual(outcome.status, STOPPED, outcome)
+            lines = outcome.err.splitlines()
+            self.assertTrue(all(" info: reboot " in line for line in lines), outcome)
+            if level == "warning":
+                self.assertEqual(lines, [], outcome)
+            else:
+                self.assertGreaterEqual(len(lines), 5, outcome)
+                self.assertLess(len(lines), 10 + outcome.seconds, outcome)
