@@ -9,8 +9,7 @@
 namespace crossbar {
 namespace {
 
-constexpr std::array<std::string_view, 5> kLevelNames = {"error", "warning", "info", "debug",
-                                                         "trace"};
+constexpr std::array<std::string_view, 4> kLevelNames = {"error", "warning", "info", "debug"};
 
 const std::chrono::steady_clock::time_point g_start = std::chrono::steady_clock::now();
 
@@ -39,7 +38,7 @@ Result<LogLevel> ParseLevel(std::string_view name) {
   for (size_t i = 0; i < kLevelNames.size(); ++i) {
     if (name == kLevelNames[i]) return static_cast<LogLevel>(i);
   }
-  return Fail("'{}' is no log level; use error, warning, info, debug or trace", name);
+  return Fail("'{}' is no log level; use error, warning, info or debug", name);
 }
 
 void WriteLine(LogLevel level, std::string_view text) {

@@ -14,7 +14,7 @@
 
 namespace crossbar {
 
-enum class LogLevel : uint8_t { kError, kWarning, kInfo, kDebug, kTrace };
+enum class LogLevel : uint8_t { kError, kWarning, kInfo, kDebug };
 
 namespace log {
 

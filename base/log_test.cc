@@ -7,7 +7,8 @@ namespace {
 
 TEST(Log, ParsesEveryLevelAndRefusesOthers) {
   EXPECT_EQ(log::ParseLevel("error").value(), LogLevel::kError);
-  EXPECT_EQ(log::ParseLevel("trace").value(), LogLevel::kTrace);
+  EXPECT_EQ(log::ParseLevel("debug").value(), LogLevel::kDebug);
+  EXPECT_FALSE(log::ParseLevel("trace"));
   EXPECT_FALSE(log::ParseLevel("loud"));
 }
 

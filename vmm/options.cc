@@ -67,7 +67,7 @@ po::options_description Describe() {
       ("report", po::value<std::string>()->value_name("FILE"),
        "write a JSON report of start-up times, memory and memslots at the end")               //
       ("log", po::value<std::string>()->value_name("LEVEL")->default_value("warning"),
-       "error, warning, info, debug or trace, on stderr")                                     //
+       "error, warning, info or debug, on stderr")                                            //
       ("failpoint", po::value<std::vector<std::string>>()->value_name("RULE"),
        "make a system call fail: NAME[#N]=ERRNO[*COUNT] or NAME[#N]=delay(US); may be repeated");
   return options;

@@ -60,7 +60,7 @@ po::options_description Describe() {
       ("msix", po::bool_switch(), "dma: MSI-X beside MSI, a vector for each channel")        //
       ("flr", po::value<Text>()->value_name("af|pcie"), "function-level reset")              //
       ("log", po::value<Text>()->value_name("LEVEL")->default_value("warning"),
-       "error, warning, info, debug or trace, on stderr");
+       "error, warning, info or debug, on stderr");
   return options;
 }
 
