@@ -231,6 +231,12 @@ Result<uint64_t> DrainEvent(const Fd& event) {
   return std::unexpected(n.error());
 }
 
+// Past the door: no failure of it is any reason not to write.
+bool WaitForRoom(int fd, int milliseconds) {
+  pollfd room{fd, POLLOUT, 0};
+  return ::poll(&room, 1, milliseconds) > 0;
+}
+
 bool IsReadable(int fd) {
   pollfd watched{fd, POLLIN, 0};
   return Through("poll", [&] { return ::poll(&watched, 1, 0); }) > 0;

@@ -90,6 +90,9 @@ Result<> SignalEvent(const Fd& event);  // a failure is tried again once, for a 
 Result<uint64_t> DrainEvent(const Fd& event);
 // Whether `fd` can be read without blocking; false where that cannot be found out.
 bool IsReadable(int fd);
+// Waits for at most `milliseconds` until `fd` takes a page of data without blocking, or write would
+// fail at once; false where it still would block.
+bool WaitForRoom(int fd, int milliseconds);
 
 // SIG_DFL, SIG_IGN or a function; set without SA_RESTART.
 using SignalHandler = void (*)(int);

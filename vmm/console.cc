@@ -1,7 +1,6 @@
 #include "vmm/console.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -152,11 +151,10 @@ void Console::OnSpace() {
 
 // A vCPU that blocked in write could not be stopped: the kick may come right before.
 bool Console::WaitForRoom() const {
-  while (true) {
-    pollfd room{output_, POLLOUT, 0};
-    if (::poll(&room, 1, kStalledCheckMs) > 0) return true;  // or an error, which write tells
+  while (!sys::WaitForRoom(output_, kStalledCheckMs)) {
     if (stop_->requested()) return false;
   }
+  return true;
 }
 
 void Console::Write(std::span<const std::byte> data) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <ranges>
 #include <thread>
 #include <utility>
@@ -29,6 +30,8 @@ namespace {
 // Those that end the VM, and job control.
 constexpr std::array kWatchedSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT,
                                         SIGUSR1};
+
+constexpr int kReaderPatienceMs = 1000;
 
 // Usually ParseRunOptions's limit is the lower one.
 Result<> CheckCpus(unsigned wanted, const Kvm& kvm) {
@@ -245,12 +248,19 @@ Result<> Vm::HandleSignal() {
   return {};
 }
 
-// For whoever asks a running VM by SIGUSR1; a reader that has gone away is no reason to stop.
+// For whoever asks a running VM by SIGUSR1. A reader that has gone away is no reason to stop, and one
+// that does not read keeps us for a second only: the main thread has other signals to take.
 void Vm::PrintPassthrough() {
   const std::string text = passthrough_ == nullptr
                                ? "crossbar: no device is passed through\n"
                                : PassthroughText(*passthrough_, address_space_.Peers());
-  static_cast<void>(sys::WriteAll(STDERR_FILENO, std::as_bytes(std::span(text))));
+  std::span<const std::byte> rest = std::as_bytes(std::span(text));
+  while (!rest.empty() && sys::WaitForRoom(STDERR_FILENO, kReaderPatienceMs)) {
+    const Result<size_t> written =
+        sys::Write(STDERR_FILENO, rest.first(std::min<size_t>(rest.size(), PIPE_BUF)));
+    if (!written) return;
+    rest = rest.subspan(*written);
+  }
 }
 
 Result<StopRequest> Vm::Run() {

@@ -1,4 +1,5 @@
 """Devices in other processes, passed through over vfio-user: peer-to-peer copies, zaps, and servers that go away."""
+import contextlib
 import errno
 import json
 import os
@@ -100,6 +101,22 @@ class Vfiouser(Case):
         alone.until(lambda: "no device is passed through" in alone.errors())
         alone.signal(signal.SIGTERM)
         self.assertEqual(alone.finish().status, STOPPED)
+
+    def test_what_SIGUSR1_prints_and_nobody_reads_keeps_no_signal_off(self):
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        self.addCleanup(os.close, writer)
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        os.set_blocking(writer, True)
+        session = self.start("echo", "--memory", "64M", stderr=writer)
+        session.expect("> ")
+        session.signal(signal.SIGUSR1)
+        time.sleep(0.5)
+        session.signal(signal.SIGTERM)
+        self.assertEqual(session.finish(20).status, STOPPED)
 
 
 class Servers(Case):
