@@ -17,18 +17,22 @@ Result<std::thread> StartThread(const std::string& name, std::function<void()> b
   sigset_t mask;
   sigset_t before;
   ::sigfillset(&mask);
-  for (const int own : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}) ::sigdelset(&mask, own);
+  for (const int own : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT}) ::sigdelset(&mask, own);
   // A thread starts with its maker's mask: no signal comes in between.
   ::pthread_sigmask(SIG_SETMASK, &mask, &before);
   std::thread thread;
   try {
-    if (code == 0) thread = std::thread(std::move(body));
+    if (code == 0) {
+      thread = std::thread([name = name.substr(0, 15), run = std::move(body)] {
+        ::pthread_setname_np(::pthread_self(), name.c_str());
+        run();
+      });
+    }
   } catch (const std::system_error& error) {
     code = error.code().value();
   }
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (code != 0) return std::unexpected(sys::ErrnoError(code, "pthread_create", name));
-  ::pthread_setname_np(thread.native_handle(), name.substr(0, 15).c_str());
   return thread;
 }
 

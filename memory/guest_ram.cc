@@ -10,13 +10,13 @@
 #include <chrono>
 #include <cstring>
 #include <string>
-#include <system_error>
 #include <thread>
 
 #include "base/check.h"
 #include "base/locks.h"
 #include "base/log.h"
 #include "base/sys.h"
+#include "base/thread.h"
 
 namespace crossbar {
 namespace {
@@ -164,10 +164,14 @@ Result<> GuestRam::Prefault(unsigned threads,
     changed.NotifyAll();
   };
 
-  std::vector<std::jthread> workers;
-  try {
-    while (workers.size() < wanted) workers.emplace_back(work);
-  } catch (const std::system_error&) {  // by the limits; fewer threads do it too
+  std::vector<std::thread> workers;
+  workers.reserve(wanted);
+  while (workers.size() < wanted) {
+    Result<std::thread> worker = StartThread("prefault", work);
+    if (!worker) break;  // by the limits; fewer threads do it too
+    workers.push_back(*std::move(worker));
+  }
+  if (workers.size() < wanted) {
     MutexLock lock(mutex);
     running -= wanted - workers.size();
   }
@@ -182,7 +186,7 @@ Result<> GuestRam::Prefault(unsigned threads,
       if (progress) progress(done);
     }
   }
-  workers.clear();
+  for (std::thread& worker : workers) worker.join();
   if (progress) progress(done);  // they may have been done before the first wait
   if (!outcome) {
     return std::unexpected(std::move(outcome)

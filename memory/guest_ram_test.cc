@@ -58,6 +58,18 @@ TEST(GuestRam, PrefaultTouchesEveryPage) {
   }
 }
 
+TEST(GuestRam, PrefaultDoesWithFewerThreadsThanItWants) {
+  for (const char* rule : {"pthread_create#1=EAGAIN", "pthread_create#2=EAGAIN"}) {
+    const GuestRam ram = GuestRam::Create(kBanks).value();
+    uint64_t last = 0;
+    ASSERT_TRUE(failpoints::Arm(rule));
+    ASSERT_TRUE(ram.Prefault(2, [&](uint64_t done) { last = done; }));
+    EXPECT_EQ(failpoints::Fired(), 1u) << rule;
+    failpoints::Reset();
+    EXPECT_EQ(last, ram.size()) << rule;
+  }
+}
+
 TEST(GuestRam, PrefaultThatFailsSaysSo) {
   const GuestRam ram = GuestRam::Create(kBanks).value();
   ASSERT_TRUE(failpoints::Arm("madvise=ENOMEM*1"));

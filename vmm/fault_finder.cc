@@ -3,10 +3,14 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/thread.h"
 
 namespace crossbar {
 
-FaultFinder::~FaultFinder() { End(); }
+FaultFinder::~FaultFinder() {
+  End();
+  if (timer_.joinable()) timer_.join();
+}
 
 bool FaultFinder::OnRunFault() {
   const Clock::time_point now = Clock::now();
@@ -35,13 +39,15 @@ void FaultFinder::OnMmio(Gpa address) {
 }
 
 void FaultFinder::Start(AddressSpace::Demotion demotion) {
-  timer_ = std::jthread();  // the last search's is done, or it would take this one for its own
+  // The last search's is done, or it would take this one for its own.
+  if (timer_.joinable()) timer_.join();
   {
     MutexLock lock(mutex_);
     demotion_ = std::make_unique<AddressSpace::Demotion>(std::move(demotion));
   }
   searching_ = true;
-  timer_ = std::jthread([this, time = Clock::now() + limits_.demotion] { EndAt(time); });
+  auto timer = StartThread("fault finder", [this, time = Clock::now() + limits_.demotion] { EndAt(time); });
+  if (timer) timer_ = *std::move(timer);  // the host may have none: then the next access that traps ends it
 }
 
 void FaultFinder::EndAt(Clock::time_point time) {

@@ -63,7 +63,7 @@ class FaultFinder {
   Mutex mutex_;  // not held while a demotion ends
   CondVar ended_;
   std::unique_ptr<AddressSpace::Demotion> demotion_ GUARDED_BY(mutex_);
-  std::jthread timer_;  // ends a search in which nothing traps
+  std::thread timer_;  // ends a search in which nothing traps
 };
 
 }  // namespace crossbar

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/failpoint.h"
 #include "memory/testing/heart.h"
 
 namespace crossbar {
@@ -105,6 +106,17 @@ TEST_F(FaultFinderTest, BarsComeBackAfterAWhileWhereNothingTraps) {
   EXPECT_FALSE(brief.searching());
   EXPECT_TRUE(brief.OnRunFault());
   EXPECT_TRUE(brief.searching());
+}
+
+TEST_F(FaultFinderTest, SearchesAlsoWhereTheHostHasNoThreadForTheTime) {
+  ASSERT_TRUE(failpoints::Arm("pthread_create=EAGAIN"));
+  EXPECT_TRUE(finder.OnRunFault());
+  EXPECT_EQ(failpoints::Fired(), 1u);
+  failpoints::Reset();
+  EXPECT_TRUE(finder.searching());
+  finder.OnMmio(Gpa(0x11008));
+  EXPECT_THAT(first.vanished, ElementsAre(0x11008));
+  EXPECT_TRUE(Mapped(0x10000) && Mapped(0x20000));
 }
 
 TEST_F(FaultFinderTest, StartsCountingAnewOnceABarWasFound) {

@@ -8,11 +8,10 @@
 #include <cstdlib>
 #include <memory>
 #include <sstream>
-#include <system_error>
-#include <thread>
 
 #include "base/sys.h"
 #include "base/sys_socket.h"
+#include "base/thread.h"
 #include "devices/vfio_user/device_server.h"
 #include "devices/vfio_user/memory_device.h"
 #include "vmm/exit_status.h"
@@ -112,11 +111,7 @@ Result<> EndOnSignal(const std::string& path) {
     (void)sys::Unlink(path);
     std::_Exit(static_cast<int>(ExitStatus::kStopped));
   };
-  try {
-    std::thread(wait).detach();
-  } catch (const std::system_error& error) {
-    return Fail("cannot start a thread: {}", error.what());
-  }
+  TRY(StartThread("signals", wait)).detach();
   return {};
 }
 

@@ -5,12 +5,12 @@
 #include <sys/mman.h>
 
 #include <cerrno>
-#include <system_error>
 #include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "base/sys.h"
+#include "base/thread.h"
 #include "vmm/x86/entry.h"
 
 namespace crossbar {
@@ -18,6 +18,14 @@ namespace {
 
 // Its handler does nothing: its delivery is what ends KVM_RUN.
 int KickSignal() { return SIGRTMIN; }
+
+// Blocked until here, a kick that came earlier is taken now.
+void TakeKicks() {
+  sigset_t kick;
+  ::sigemptyset(&kick);
+  ::sigaddset(&kick, KickSignal());
+  ::pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);
+}
 
 // Only the thread that owns the counter writes it, so no read-modify-write is needed.
 void Count(std::atomic<uint64_t>& counter) {
@@ -54,29 +62,19 @@ Result<> Vcpu::PrepareSignals() {
 Result<> Vcpu::Start(std::function<void()> before_first_run) {
   CHECK(!thread_.joinable());
   SetImmediateExit(0);
-  try {
-    thread_ = std::thread([this, before = std::move(before_first_run)] {
-      EnterThread();
-      if (before) before();
-      Run();
-    });
-  } catch (const std::system_error& error) {
+  Result<std::thread> thread = StartThread(
+      fmt::format("vcpu{}", id_), [this, before = std::move(before_first_run)] {
+        TakeKicks();
+        if (before) before();
+        Run();
+      });
+  if (!thread) {
     return std::unexpected(
-        Error::Of("cannot start the thread of vCPU {}: {}", id_, error.code().message())
+        Error::Of("cannot start the thread of vCPU {}: {}", id_, sys::ErrnoText(thread.error().code()))
             .WithHint("lower --cpus, or raise the limits on threads (ulimit -u) and memory (ulimit -v)"));
   }
+  thread_ = *std::move(thread);
   return {};
-}
-
-// Signals of the process are the main thread's; this one takes the kick, and what a fault of our own
-// raises: blocked, that would kill us past the handler that restores the terminal.
-void Vcpu::EnterThread() const {
-  sigset_t mask;
-  ::sigfillset(&mask);
-  for (const int own : {KickSignal(), SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT})
-    ::sigdelset(&mask, own);
-  ::pthread_sigmask(SIG_SETMASK, &mask, nullptr);
-  ::pthread_setname_np(::pthread_self(), fmt::format("vcpu{}", id_).c_str());
 }
 
 // Shared with KVM and with Kick's callers.

@@ -66,7 +66,6 @@ class Vcpu {
  private:
   Vcpu(Fd fd, uint32_t id, Surroundings surroundings);
 
-  void EnterThread() const;
   void SetImmediateExit(uint8_t value);
   // All three: whether the guest runs on.
   bool HandleExit();
