@@ -6,8 +6,12 @@
 #include <chrono>
 #include <string>
 
+#include "base/sys.h"
+
 namespace crossbar {
 namespace {
+
+constexpr int kPatienceMs = 1000;
 
 constexpr std::array<std::string_view, 4> kLevelNames = {"error", "warning", "info", "debug"};
 
@@ -53,6 +57,10 @@ void WriteVerdict(std::string_view text) {
 }
 
 void WriteStderr(std::string_view text) {
+  static std::atomic<bool> stalled = false;
+  const bool room = sys::WaitForRoom(STDERR_FILENO, stalled.load(std::memory_order_relaxed) ? 0 : kPatienceMs);
+  stalled.store(!room, std::memory_order_relaxed);
+  if (!room) return;
   [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
 }
 
