@@ -35,6 +35,29 @@ Result<Fd> UnixSocket() {
   return Fd(fd);
 }
 
+Result<> SetTimeout(int socket, int option, std::string_view name,
+                    std::chrono::microseconds timeout) {
+  const timeval time{timeout.count() / 1000000, timeout.count() % 1000000};
+  const int result = RunThrough("setsockopt", [&] {
+    return ::setsockopt(socket, SOL_SOCKET, option, &time, sizeof time);
+  });
+  if (result < 0) return CallFailed(result, "setsockopt", name);
+  return {};
+}
+
+// EAGAIN: for all of `patience` as many waited there as the listener lets wait.
+Result<Fd> Connect(const sockaddr_un& address, const std::string& path,
+                   std::chrono::microseconds patience) {
+  Fd fd = TRY(UnixSocket());
+  // connect waits for so long, and nothing else on this socket does: sends never wait.
+  TRY(SetTimeout(fd.get(), SO_SNDTIMEO, "SO_SNDTIMEO", patience));
+  const int connected = RunThrough("connect", [&] {
+    return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  });
+  if (connected < 0) return CallFailed(connected, "connect", path);
+  return fd;
+}
+
 Result<> BindUnix(int socket, const sockaddr_un& address, const std::string& path) {
   const int bound = RunThrough("bind", [&] {
     return ::bind(socket, reinterpret_cast<const sockaddr*>(&address), sizeof address);
@@ -53,14 +76,12 @@ Result<std::pair<Fd, Fd>> SocketPair() {
   return std::pair(Fd(fds[0]), Fd(fds[1]));
 }
 
-Result<Fd> ConnectUnix(const std::string& path) {
-  const sockaddr_un address = TRY(UnixAddress(path));
-  Fd fd = TRY(UnixSocket());
-  const int connected = RunThrough("connect", [&] {
-    return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
-  });
-  if (connected < 0) return CallFailed(connected, "connect", path);
-  return fd;
+Result<Fd> ConnectUnix(const std::string& path, std::chrono::microseconds patience) {
+  Result<Fd> connected = Connect(TRY(UnixAddress(path)), path, patience);
+  if (connected || connected.error().code() != EAGAIN) return connected;
+  return std::unexpected(
+      Error(EAGAIN, fmt::format("connect {}: who listens there does not answer: is the server busy "
+                                "with another client?", path)));
 }
 
 Result<Fd> ListenUnix(const std::string& path) {
@@ -68,7 +89,8 @@ Result<Fd> ListenUnix(const std::string& path) {
   Fd fd = TRY(UnixSocket());
   Result<> bound = BindUnix(fd.get(), address, path);
   if (!bound && bound.error().code() == EADDRINUSE) {
-    const Result<Fd> other = ConnectUnix(path);
+    // No need to wait: where others do, somebody serves.
+    const Result<Fd> other = Connect(address, path, std::chrono::milliseconds(1));
     if (!other && other.error().code() == ECONNREFUSED) {
       TRY(Unlink(path));
       bound = BindUnix(fd.get(), address, path);

@@ -1,8 +1,8 @@
 // UNIX stream sockets and the descriptors that travel over them: system calls as in base/sys.h.
 //
 // Stateless; any thread. All descriptors are CLOEXEC, those received too. Nothing here waits except
-// Poll and WaitReceive, and nothing raises SIGPIPE. Calls named Try return -errno where they fail, since EAGAIN is an
-// answer there.
+// ConnectUnix, Accept, Poll and WaitReceive, and nothing raises SIGPIPE. Calls named Try return -errno
+// where they fail, since EAGAIN is an answer there.
 #pragma once
 
 #include <poll.h>
@@ -24,8 +24,10 @@ namespace crossbar::sys {
 inline constexpr size_t kMaxMessageFds = 253;
 
 Result<std::pair<Fd, Fd>> SocketPair();
-// Errors: ENOENT and ENOTSOCK or ECONNREFUSED, where nobody listens there.
-Result<Fd> ConnectUnix(const std::string& path);
+// Waits for `patience` where others wait to be accepted already. Errors: ENOENT and ENOTSOCK or
+// ECONNREFUSED, where nobody listens there; EAGAIN, where who listens took nobody in that time.
+Result<Fd> ConnectUnix(const std::string& path,
+                       std::chrono::microseconds patience = std::chrono::seconds(5));
 // Listens at `path`. A socket file that nobody serves any more is replaced; EADDRINUSE where somebody
 // does.
 Result<Fd> ListenUnix(const std::string& path);

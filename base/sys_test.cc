@@ -7,6 +7,9 @@
 #include <sys/ioctl.h>
 
 #include <cerrno>
+#include <chrono>
+#include <string>
+#include <vector>
 
 #include "base/failpoint.h"
 #include "base/sys_socket.h"
@@ -56,6 +59,27 @@ TEST(Sys, WakingAThreadOutlastsOneFailure) {
   failpoints::Reset();
   EXPECT_EQ(sys::DrainEvent(event).value(), 1u);
   EXPECT_TRUE(sys::IsReadable(theirs.get()));
+}
+
+// Who listens may be busy for ever, and then as many wait as it lets wait.
+TEST(Sys, ConnectingWaitsForSoLongOnly) {
+  const std::string path = ::testing::TempDir() + "full-socket";
+  const Fd listener = sys::ListenUnix(path).value();
+  std::vector<Fd> waiting;
+  const auto begun = std::chrono::steady_clock::now();
+  Result<Fd> last = Fd();
+  while (last && waiting.size() < 20) {
+    last = sys::ConnectUnix(path, std::chrono::milliseconds(100));
+    if (last) waiting.push_back(*std::move(last));
+  }
+  ASSERT_FALSE(last);
+  EXPECT_EQ(last.error().code(), EAGAIN);
+  EXPECT_NE(last.error().message().find("busy with another client?"), std::string::npos);
+  EXPECT_FALSE(sys::ListenUnix(path)) << "it is not served any more?";
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(3));
+  EXPECT_TRUE(sys::Accept(listener.get()));
+  EXPECT_TRUE(sys::ConnectUnix(path));
+  EXPECT_TRUE(sys::Unlink(path));
 }
 
 TEST(Sys, AnIoctlCanBeLeftOutAndNothingElse) {
