@@ -36,9 +36,9 @@ class Connection {
   struct Limits {
     std::chrono::milliseconds reply{5000};  // for one reply, sending included
     // The same where one device's DMA waits for another device, and a zap may wait for that: less than
-    // AddressSpace's zap deadline, whose end stops the VM.
+    // AddressSpace's zap deadline, whose end stops the VM. A reply that has begun by then gets no more.
     std::chrono::milliseconds forward{2000};
-    std::chrono::milliseconds stall{2000};  // within one message
+    std::chrono::milliseconds stall{2000};  // for one message, from its first byte
     size_t queued_bytes = 4u << 20;         // of commands that are not served yet
   };
 

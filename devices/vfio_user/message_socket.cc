@@ -28,6 +28,8 @@ Error HungUp(bool within_message) {
   return Error(EPIPE, within_message ? "it hung up within a message" : "it hung up");
 }
 
+Error Stopped() { return Error(ETIMEDOUT, "it stopped within a message"); }
+
 }  // namespace
 
 MessageSocket::MessageSocket(Fd socket, std::chrono::milliseconds stall)
@@ -100,8 +102,7 @@ Result<bool> MessageSocket::Fill(Deadline deadline) {
 }
 
 // All of `rest`, or an error.
-Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest) {
-  const Deadline deadline = Clock::now() + stall_;
+Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest, Deadline deadline) {
   while (!rest.empty()) {
     const ssize_t n = sys::TryReceive(socket_.get(), rest);
     if (n > 0) {
@@ -111,7 +112,7 @@ Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest) {
     } else if (n != -EAGAIN) {
       return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "recvmsg"));
     } else if (!TRY(Wait(POLLIN, deadline))) {
-      return std::unexpected(Error(ETIMEDOUT, "it stopped within a message"));
+      return std::unexpected(Stopped());
     }
   }
   return {};
@@ -120,12 +121,10 @@ Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest) {
 Result<std::optional<Message>> MessageSocket::Receive(size_t max_body, Deadline deadline) {
   Message message;
   if (begin_ == end_ && !TRY(Fill(deadline))) return std::nullopt;
-  if (end_ - begin_ < sizeof(Header)) {
-    const Deadline stalled = Clock::now() + stall_;
-    while (end_ - begin_ < sizeof(Header)) {
-      if (!TRY(Fill(stalled)))
-        return std::unexpected(Error(ETIMEDOUT, "it stopped within a message"));
-    }
+  // One bound for all of it: whoever sends it in drips does not get the time anew with each.
+  const Deadline end = std::min(deadline, Clock::now() + stall_);
+  while (end_ - begin_ < sizeof(Header)) {
+    if (!TRY(Fill(end))) return std::unexpected(Stopped());
   }
   std::memcpy(&message.header, Ahead().data(), sizeof(Header));
   begin_ += sizeof(Header);
@@ -137,7 +136,8 @@ Result<std::optional<Message>> MessageSocket::Receive(size_t max_body, Deadline 
   std::ranges::copy(here, message.body.begin());
   begin_ += here.size();
   if (begin_ == end_) message.fds = std::exchange(fds_, {});
-  if (here.size() < message.body.size()) TRY(ReceiveRest(std::span(message.body).subspan(here.size())));
+  if (here.size() < message.body.size())
+    TRY(ReceiveRest(std::span(message.body).subspan(here.size()), end));
   return message;
 }
 

@@ -1,8 +1,8 @@
 // MessageSocket: whole vfio-user messages over one UNIX stream socket.
 //
 // Owned by a Connection or a device server. One thread sends at a time, and one receives; Shutdown is
-// for any thread and ends both. A message that was begun and does not come to its end in time, a size
-// that cannot be, or the end of the stream is an error, after which the socket is of no more use.
+// for any thread and ends both. A message that does not come to its end in time, a size
+// that cannot be, or the end of the stream is an error, after which it is of no more use.
 #pragma once
 
 #include <array>
@@ -17,7 +17,7 @@ using Deadline = std::chrono::steady_clock::time_point;
 
 class MessageSocket {
  public:
-  // Who has begun a message must end it within `stall`.
+  // Who has begun a message must end it within `stall`, header and body together.
   MessageSocket(Fd socket, std::chrono::milliseconds stall);
   ~MessageSocket() { Discard(std::move(fds_)); }
   MessageSocket(const MessageSocket&) = delete;
@@ -29,7 +29,8 @@ class MessageSocket {
   Result<> Send(Header header, std::span<const std::byte> body, std::span<const std::byte> data,
                 std::span<const int> fds, Deadline deadline);
 
-  // The next message, or nothing if none has begun by `deadline`. No body is larger than `max_body`.
+  // The next message, or nothing if none has begun by `deadline`; one that has begun and is not all
+  // there by then is an error. No body is larger than `max_body`.
   Result<std::optional<Message>> Receive(size_t max_body, Deadline deadline);
 
   void Shutdown();
@@ -40,7 +41,7 @@ class MessageSocket {
   Result<bool> Wait(short events, Deadline deadline) const;
   // Bytes into ahead_: false where none came by `deadline`.
   Result<bool> Fill(Deadline deadline);
-  Result<> ReceiveRest(std::span<std::byte> rest);
+  Result<> ReceiveRest(std::span<std::byte> rest, Deadline deadline);
   std::span<std::byte> Ahead() { return std::span(ahead_).subspan(begin_, end_ - begin_); }
 
   const Fd socket_;

@@ -1,0 +1,106 @@
+// What a peer can do with the bytes and descriptors of single messages, against either side.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "devices/vfio_user/testing/client_machine.h"
+
+namespace crossbar::vfio_user {
+namespace {
+
+using namespace testing;  // NOLINT: the words of these tests
+using ::testing::HasSubstr;
+
+bool Is(const Message& message, Command command) {
+  return message.header.command == static_cast<uint16_t>(command);
+}
+
+// A socket, and the raw end of another who speaks to it.
+struct Talk {
+  explicit Talk(milliseconds stall = milliseconds(2000)) {
+    auto ends = sys::SocketPair().value();
+    socket = std::make_unique<MessageSocket>(std::move(ends.first), stall);
+    peer = std::move(ends.second);
+  }
+  void Say(std::span<const std::byte> bytes, std::vector<int> fds = {}) const {
+    const iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
+    EXPECT_EQ(sys::TrySend(peer.get(), {&part, 1}, fds), static_cast<ssize_t>(bytes.size()));
+  }
+  Result<std::optional<Message>> Hear(milliseconds wait = milliseconds(2000)) const {
+    return socket->Receive(kMaxMessage, Clock::now() + wait);
+  }
+
+  std::unique_ptr<MessageSocket> socket;
+  Fd peer;
+};
+
+ByteVector AMessage(size_t body) {
+  Header header;
+  header.command = static_cast<uint16_t>(Command::kReset);
+  header.size = static_cast<uint32_t>(sizeof header + body);
+  return Join({Bytes(header), ByteVector(body)});
+}
+
+TEST(VfioUserMessage, G12DripsGetNoMoreTimeThanOneMessage) {
+  constexpr auto kStall = milliseconds(400);
+  const Talk talk(kStall);
+  const ByteVector message = AMessage(1000);
+  const auto begun = Clock::now();
+  std::thread drips([&] {
+    size_t at = 0;
+    for (const size_t size : {1u, 15u, 500u, 500u}) {
+      talk.Say(std::span(message).subspan(at, size));
+      at += size;
+      std::this_thread::sleep_for(kStall * 3 / 4);
+    }
+  });
+  const auto heard = talk.Hear(milliseconds(10000));
+  EXPECT_LT(Clock::now() - begun, kStall * 3 / 2);
+  drips.join();
+  ASSERT_FALSE(heard);
+  EXPECT_THAT(heard.error().message(), HasSubstr("it stopped within a message"));
+}
+
+TEST(VfioUserMessage, G12WhatHasBegunEndsWhenWhoWaitsMustGoOn) {
+  for (const size_t begun_with : {1u, 16u, 100u}) {
+    const Talk talk(milliseconds(5000));
+    const ByteVector message = AMessage(1000);
+    talk.Say(std::span(message).first(begun_with));
+    const auto begun = Clock::now();
+    EXPECT_FALSE(talk.Hear(milliseconds(100)));
+    EXPECT_LT(Clock::now() - begun, milliseconds(1500)) << begun_with;
+  }
+}
+
+// As a whole: a forward to a device whose server drips, which a zap may wait for.
+TEST(VfioUserMessage, G12AForwardEndsInItsTimeHoweverItsTargetDrips) {
+  constexpr auto kTime = milliseconds(500);
+  for (const bool twin : {false, true}) {
+    ScriptedServer server(
+        [&](ScriptedServer& self, Message& message) {
+          if (!Is(message, Command::kRegionRead)) return false;
+          Header header = message.header;
+          header.flags = Header::kReply;
+          header.size = static_cast<uint32_t>(sizeof header + message.body.size() + 4);
+          const ByteVector reply = Join({Bytes(header), message.body, ByteVector(4)});
+          size_t at = 0;
+          for (const size_t size : {size_t{1}, size_t{15}, reply.size() - 16}) {
+            std::this_thread::sleep_for(kTime * 19 / 20);
+            self.Raw(std::span(reply).subspan(at, size));
+            at += size;
+          }
+          return true;
+        },
+        twin);
+    Connection::Limits limits;
+    limits.reply = limits.forward = limits.stall = kTime;
+    const auto backend = ClientMachine::Connect(server.TakeClientEnd(), limits).value();
+    std::array<std::byte, 4> word{};
+    const auto begun = Clock::now();
+    EXPECT_FALSE(backend->Read(0, 0, word));
+    EXPECT_LT(Clock::now() - begun, kTime * 8 / 5) << twin;
+    EXPECT_TRUE(ClientMachine::Lost(*backend));
+  }
+}
+
+}  // namespace
+}  // namespace crossbar::vfio_user
