@@ -190,17 +190,7 @@ ssize_t WaitReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fd
 }
 
 Result<> SetReceiveTimeout(int socket, std::chrono::microseconds timeout) {
-  const timeval time{timeout.count() / 1000000, timeout.count() % 1000000};
-  const int result = RunThrough("setsockopt", [&] {
-    return ::setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
-  });
-  if (result < 0) return CallFailed(result, "setsockopt", "SO_RCVTIMEO");
-  return {};
-}
-
-ssize_t TryReceive(int socket, std::span<std::byte> buffer) {
-  return RunThrough("recv",
-                    [&] { return ::recv(socket, buffer.data(), buffer.size(), MSG_DONTWAIT); });
+  return SetTimeout(socket, SO_RCVTIMEO, "SO_RCVTIMEO", timeout);
 }
 
 int Poll(std::span<pollfd> fds, int timeout_ms) {

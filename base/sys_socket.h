@@ -38,10 +38,9 @@ bool IsUnixStream(int fd);
 
 // As much of `parts` as fits, `fds` with its first byte.
 ssize_t TrySend(int socket, std::span<const iovec> parts, std::span<const int> fds);
-// What is there; 0 where the other end hung up. Descriptors that come along are appended to `fds`.
+// What is there; 0 where the other end hung up. Descriptors that come along are appended to `fds`, also
+// where none are expected: the kernel would close them in our place, and that may wait for their sender.
 ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds);
-// The same where no descriptors are expected: the kernel drops them.
-ssize_t TryReceive(int socket, std::span<std::byte> buffer);
 // As TryReceive, but waits: until something comes, or for the socket's timeout (-EAGAIN then).
 ssize_t WaitReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds);
 Result<> SetReceiveTimeout(int socket, std::chrono::microseconds timeout);

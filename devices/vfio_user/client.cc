@@ -323,7 +323,7 @@ Result<std::vector<IoEvent>> VfioUserBackend::FetchIoEvents(unsigned index) {
   request.command = Command::kGetRegionIoFds;
   request.body = Bytes(query);
   request.max_reply = query.argsz;
-  request.max_fds = 16;
+  request.max_fds = kOurMessageFds;
   Message reply = TRY(connection_->Call(request));
   RegionState& region = regions_[index];
   std::vector<IoEvent> events;

@@ -43,6 +43,15 @@ class ForwardEdge {
   const bool refused_;
 };
 
+// Whether it is a command that a server may send.
+Result<> CheckCommand(const Message& message) {
+  const auto command = static_cast<Command>(message.header.command);
+  if (message.header.type() != 0 || (command != Command::kDmaRead && command != Command::kDmaWrite))
+    return Fail("{} from a server", CommandName(message.header.command));
+  if (!message.fds.empty()) return Fail("descriptors with {}", CommandName(message.header.command));
+  return {};
+}
+
 }  // namespace
 
 Connection::Connection(Fd socket, Fd lost, std::string name, Limits limits)
@@ -71,7 +80,7 @@ void Connection::Stop() {
 Result<Version> Connection::Negotiate() {
   Version ours;
   ours.minor = 1;
-  ours.max_msg_fds = 16;
+  ours.max_msg_fds = kOurMessageFds;
   ours.twin_socket = true;
   const std::vector<std::byte> body = EncodeVersion(ours);
   Request request;
@@ -265,7 +274,10 @@ Result<> Connection::DeliverReply(Message message) {
   return {};
 }
 
+// Commands wait here, so what is wrong with one is found before it does: descriptors would wait with it,
+// and only bytes are counted.
 Result<> Connection::QueueCommand(Message message) {
+  TRY(CheckCommand(message));
   MutexLock lock(mutex_);
   queued_bytes_ += sizeof(Message) + message.body.size();
   if (queued_bytes_ > limits_.queued_bytes)
@@ -276,10 +288,6 @@ Result<> Connection::QueueCommand(Message message) {
 }
 
 Result<> Connection::ServeCommand(const Message& message) {
-  const auto command = static_cast<Command>(message.header.command);
-  if (message.header.type() != 0 || (command != Command::kDmaRead && command != Command::kDmaWrite))
-    return Fail("{} from a server", CommandName(message.header.command));
-  if (!message.fds.empty()) return Fail("descriptors with {}", CommandName(message.header.command));
   const Answer answer = handler_(message);
   if ((message.header.flags & Header::kNoReply) != 0) return {};
   Header header = message.header;
@@ -325,8 +333,9 @@ void Connection::RunTwin() {
   Result<> going;
   while (going) {
     Result<std::optional<Message>> message = twin_->Receive(kMaxMessage, Deadline::max());
-    going = message ? ServeCommand(**message)
+    going = message ? CheckCommand(**message)
                     : Result<>(std::unexpected(std::move(message).error()));
+    if (going) going = ServeCommand(**message);
   }
   Break(going.error().message());
 }

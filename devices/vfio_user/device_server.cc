@@ -11,8 +11,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr uint32_t kMaxFds = 16;
-
 template <typename T>
 void Append(std::vector<std::byte>& body, const T& value) {
   const auto bytes = Bytes(value);
@@ -62,7 +60,7 @@ Result<> DeviceServer::Greet(Message& message) {
   }
   Version ours;
   ours.minor = std::min<uint16_t>(client->minor, 1);
-  ours.max_msg_fds = kMaxFds;
+  ours.max_msg_fds = kOurMessageFds;
   Reply reply;
   std::optional<std::pair<Fd, Fd>> twin;
   if (options_.twin_socket && client->twin_socket && client->max_msg_fds > 0) {

@@ -98,13 +98,16 @@ Result<bool> MessageSocket::Fill(Deadline deadline) {
     return std::unexpected(HungUp(end_ != 0));
   if (n < 0) return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "recvmsg"));
   end_ += static_cast<size_t>(n);
+  // Not only in one message: who begins another one with each that brings descriptors piles them up here.
+  if (fds_.size() > kOurMessageFds) return Fail("it passes {} descriptors at once", fds_.size());
   return true;
 }
 
 // All of `rest`, or an error.
 Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest, Deadline deadline) {
   while (!rest.empty()) {
-    const ssize_t n = sys::TryReceive(socket_.get(), rest);
+    const ssize_t n = sys::TryReceive(socket_.get(), rest, fds_);
+    if (!fds_.empty()) return Fail("it passes descriptors within a message");
     if (n > 0) {
       rest = rest.subspan(static_cast<size_t>(n));
     } else if (n == 0 || n == -ECONNRESET) {

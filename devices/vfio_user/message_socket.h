@@ -1,8 +1,8 @@
 // MessageSocket: whole vfio-user messages over one UNIX stream socket.
 //
 // Owned by a Connection or a device server. One thread sends at a time, and one receives; Shutdown is
-// for any thread and ends both. A message that does not come to its end in time, a size
-// that cannot be, or the end of the stream is an error, after which it is of no more use.
+// for any thread and ends both. A message that does not come to its end in time, a size or more
+// descriptors than can be, or the end of the stream is an error, after which it is of no more use.
 #pragma once
 
 #include <array>

@@ -102,5 +102,74 @@ TEST(VfioUserMessage, G12AForwardEndsInItsTimeHoweverItsTargetDrips) {
   }
 }
 
+TEST(VfioUserMessage, G12DescriptorsDoNotPileUp) {
+  const Talk talk;
+  const SharedMemory memory(0x1000);
+  const ByteVector message = AMessage(8);
+  talk.Say(std::span(message).first(1));
+  ByteVector next(message.begin() + 1, message.end());
+  next.push_back(message.front());
+  const size_t before = OpenDescriptors();
+  size_t most = 0;
+  Result<std::optional<Message>> heard;
+  for (int i = 0; i < 100 && heard; ++i) {
+    talk.Say(next, std::vector<int>(8, memory.fd.get()));
+    heard = talk.Hear();
+    most = std::max(most, OpenDescriptors());
+  }
+  ASSERT_FALSE(heard);
+  EXPECT_THAT(heard.error().message(), HasSubstr("descriptors at once"));
+  EXPECT_LE(most, before + kOurMessageFds + 8);
+}
+
+TEST(VfioUserMessage, TakesAsManyDescriptorsAsItSaysAndNoMore) {
+  const SharedMemory memory(0x1000);
+  for (const size_t more : {0u, 1u}) {
+    const Talk talk;
+    talk.Say(AMessage(8), std::vector<int>(kOurMessageFds + more, memory.fd.get()));
+    const auto heard = talk.Hear();
+    EXPECT_EQ(heard.has_value(), more == 0);
+    if (heard) {
+      EXPECT_EQ((*heard)->fds.size(), kOurMessageFds);
+    }
+  }
+}
+
+// Left to the kernel they would be closed by the thread that receives, however long that takes.
+TEST(VfioUserMessage, G12DescriptorsWithinAMessageAreNotLeftToTheKernel) {
+  const Talk talk;
+  const SharedMemory memory(0x1000);
+  const ByteVector message = AMessage(1000);
+  talk.Say(std::span(message).first(600));  // more than is read ahead
+  talk.Say(std::span(message).subspan(600), {memory.fd.get()});
+  const auto heard = talk.Hear();
+  ASSERT_FALSE(heard);
+  EXPECT_THAT(heard.error().message(), HasSubstr("it passes descriptors within a message"));
+}
+
+// They would wait in the queue with it, where nobody counts them.
+TEST(VfioUserMessage, G12ACommandWithDescriptorsIsNotQueued) {
+  ClientMachine machine;
+  machine.registers.delay = milliseconds(2000);
+  ScriptedServer server([&](ScriptedServer& self, Message& message) {
+    if (!Is(message, Command::kRegionRead)) return false;
+    self.Send(Command::kDmaRead, Bytes(DmaAccess{ClientMachine::kRegisters, 8}));
+    while (!machine.registers.entered) std::this_thread::yield();
+    self.Send(Command::kDmaRead, Bytes(DmaAccess{ClientMachine::kRegisters, 8}), 8, 0,
+              std::vector<int>(4, self.memory.fd.get()));
+    return false;
+  });
+  const auto backend = ClientMachine::Connect(server.TakeClientEnd()).value();
+  ASSERT_TRUE(backend->JoinBus(machine.space));
+  ASSERT_TRUE(machine.MapPeers());
+  ASSERT_TRUE(ClientMachine::SetBusMaster(*backend));
+  std::array<std::byte, 4> word{};
+  const auto begun = Clock::now();
+  const Result<> read = backend->Read(0, 0, word);
+  EXPECT_LT(Clock::now() - begun, milliseconds(1500)) << "it waits for its turn";
+  ASSERT_FALSE(read);
+  EXPECT_THAT(read.error().message(), HasSubstr("descriptors with DMA_READ"));
+}
+
 }  // namespace
 }  // namespace crossbar::vfio_user

@@ -175,6 +175,8 @@ inline constexpr uint64_t kMaxTransfer = 1u << 20;
 // not fit into the socket's buffer (about 200 KiB) for new commands.
 inline constexpr uint64_t kOurTransfer = 64u << 10;
 inline constexpr uint64_t kMaxMessage = kMaxTransfer + 256;
+// The most descriptors that we take with one message, on either side, and say that we take.
+inline constexpr uint32_t kOurMessageFds = 16;
 
 template <typename T>
 std::span<const std::byte> Bytes(const T& value) {
