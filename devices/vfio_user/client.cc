@@ -1,6 +1,5 @@
 #include "devices/vfio_user/client.h"
 
-#include <fcntl.h>
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
 #include <sys/mman.h>
@@ -12,6 +11,7 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "base/sys_socket.h"
+#include "devices/vfio_user/memory_file.h"
 
 namespace crossbar::vfio_user {
 namespace {
@@ -32,18 +32,6 @@ std::vector<VfioBackend::Area> Gaps(const std::vector<VfioBackend::Area>& direct
   const uint64_t end = AlignDown(size, kPageSize);
   if (end > at) gaps.push_back({at, end - at});
   return gaps;
-}
-
-// Why `file` cannot be mapped to its `end`, if it cannot. Asks for seals first: only memory has them,
-// and any other file system may let us wait for ever. A huge page that its owner punches out may not be
-// had again, and whoever touches it faults: seals do not keep it from that.
-std::optional<std::string> RefuseFile(const Fd& file, uint64_t end) {
-  const Result<int> seals = sys::GetSeals(file.get());
-  if (!seals || (*seals & F_SEAL_SHRINK) == 0) return "is not sealed against shrinking";
-  if (!sys::IsShmem(file.get())) return "is of huge pages";
-  const Result<uint64_t> size = sys::FileSize(file.get());
-  if (!size || *size < end) return "is shorter than what it is to hold";
-  return std::nullopt;
 }
 
 }  // namespace
@@ -178,7 +166,7 @@ void VfioUserBackend::JudgeFile(unsigned index, const RegionReply& reply, Messag
   RegionState& region = regions_[index];
   if (reply.areas.empty() || message.fds.empty()) return;
   const uint64_t end = region.offset + reply.areas.back().offset + reply.areas.back().size;
-  std::optional<std::string> refused = RefuseFile(message.fds.front(), end);
+  std::optional<std::string> refused = WhyItMayFault(message.fds.front().get(), end);
   if (!IsAligned(region.offset, kPageSize)) refused = "does not start at a page";
   if (refused) {
     LogWarning("{}: the file of region {} {}: the guest's accesses to it trap", name(), index,

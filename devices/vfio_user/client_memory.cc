@@ -1,6 +1,5 @@
 #include "devices/vfio_user/client_memory.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -8,8 +7,7 @@
 #include <cstring>
 #include <utility>
 
-#include "base/sys.h"
-#include "base/sys_socket.h"
+#include "devices/vfio_user/memory_file.h"
 #include "memory/guarded_copy.h"
 
 namespace crossbar::vfio_user {
@@ -17,13 +15,6 @@ namespace {
 
 // A copy holds its mapping for no more than this at a time: an unmap waits for it.
 constexpr uint64_t kChunk = kMaxTransfer;
-
-bool IsSealedFor(const Fd& file, uint64_t end) {
-  const Result<int> seals = sys::GetSeals(file.get());
-  if (!seals || (*seals & F_SEAL_SHRINK) == 0) return false;
-  const Result<uint64_t> size = sys::FileSize(file.get());
-  return size && *size >= end;
-}
 
 uint32_t ErrnoOf(const Error& error) {
   return error.code() > 0 ? static_cast<uint32_t>(error.code()) : EIO;
@@ -36,7 +27,7 @@ void ClientMemory::SetAsker(std::shared_ptr<Asker> asker) {
   asker_ = std::move(asker);
 }
 
-uint32_t ClientMemory::Map(const DmaMapRequest& request, Fd file) {
+uint32_t ClientMemory::Map(const DmaMapRequest& request, int file) {
   constexpr uint32_t kFlags = DmaMapRequest::kRead | DmaMapRequest::kWrite;
   const auto range = GuestRange::Checked(request.address, request.size);
   if (!range || range->empty() || (request.flags & ~kFlags) != 0) return EINVAL;
@@ -51,16 +42,18 @@ uint32_t ClientMemory::Map(const DmaMapRequest& request, Fd file) {
   Mapping mapping;
   mapping.size = request.size;
   mapping.flags = request.flags;
-  if (file.valid()) {
+  if (file >= 0) {
+    // Whoever copies from or to a file of another kind may never come back.
+    if (!IsMemoryFile(file)) return ENODEV;
     if (!IsAligned(request.offset, kPageSize) || request.offset + request.size < request.offset)
       return EINVAL;
     const int protection = ((request.flags & DmaMapRequest::kRead) != 0 ? PROT_READ : 0) |
                            ((request.flags & DmaMapRequest::kWrite) != 0 ? PROT_WRITE : 0);
     Result<HostMapping> memory =
-        HostMapping::Map(file.get(), request.offset, request.size, protection);
+        HostMapping::Map(file, request.offset, request.size, protection);
     if (!memory) return ErrnoOf(memory.error());
     mapping.memory = *std::move(memory);
-    mapping.can_shrink = !IsSealedFor(file, request.offset + request.size);
+    mapping.may_fault = WhyItMayFault(file, request.offset + request.size).has_value();
   }
   MutexLock lock(mutex_);
   mappings_.emplace(request.address, std::move(mapping));
@@ -144,7 +137,7 @@ uint32_t ClientMemory::CopyChunk(uint64_t address, std::span<std::byte> data, bo
   if (asker) return write ? asker->Write(address, data) : asker->Read(address, data);
   // `users` keeps the mapping, whose other members do not change.
   uint32_t error = 0;
-  if (found->second.can_shrink) {
+  if (found->second.may_fault) {
     const Result<> copied = write ? GuardedWrite(host, data) : GuardedRead(host, data);
     if (!copied) error = EFAULT;
   } else if (write) {

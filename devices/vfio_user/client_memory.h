@@ -3,7 +3,7 @@
 //
 // The server's side. Owned by a DeviceServer. The server's thread maps and unmaps; device threads copy.
 // An unmap returns when no copy touches the mapping any more, as the protocol asks. The client may be
-// hostile: a file that can shrink is copied through the kernel, so that it cannot fault us.
+// hostile: memory that may fault is copied through the kernel, and what is no memory is not mapped.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,6 @@
 #include <memory>
 #include <span>
 
-#include "base/fd.h"
 #include "base/locks.h"
 #include "devices/vfio_user/protocol.h"
 #include "memory/host_mapping.h"
@@ -32,9 +31,9 @@ class ClientMemory {
   };
   void SetAsker(std::shared_ptr<Asker> asker) EXCLUDES(mutex_);
 
-  // An errno, or 0: EINVAL what makes no sense, EEXIST an overlap, ENOSPC too many, what mmap said.
-  // `file` may be invalid: mapped without one.
-  uint32_t Map(const DmaMapRequest& request, Fd file) EXCLUDES(mutex_);
+  // An errno, or 0: EINVAL what makes no sense, EEXIST an overlap, ENOSPC too many, ENODEV a file
+  // that is no memory, what mmap said. `file` is borrowed, and -1 where there is none.
+  uint32_t Map(const DmaMapRequest& request, int file) EXCLUDES(mutex_);
   // ENOENT: no such mapping; it must be a whole one.
   uint32_t Unmap(const DmaUnmapRequest& request) EXCLUDES(mutex_);
   void Clear() EXCLUDES(mutex_);
@@ -49,8 +48,8 @@ class ClientMemory {
   struct Mapping {
     uint64_t size = 0;
     uint32_t flags = 0;
-    HostMapping memory;       // not valid: ask the client
-    bool can_shrink = false;  // copy through the kernel
+    HostMapping memory;      // not valid: ask the client
+    bool may_fault = false;  // copy through the kernel
     bool closing = false;
     unsigned users = 0;
   };

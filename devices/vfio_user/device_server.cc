@@ -126,15 +126,16 @@ DeviceServer::Reply DeviceServer::Dispatch(Message& message) {
   }
 }
 
-DeviceServer::Reply DeviceServer::MapDma(Message& message) {
+DeviceServer::Reply DeviceServer::MapDma(const Message& message) {
   Reply reply;
   const auto request = Decode<DmaMapRequest>(message.body);
   if (!request || request->argsz < sizeof(DmaMapRequest)) {
     reply.error = EINVAL;
     return reply;
   }
-  reply.error = device_.memory().Map(
-      *request, message.fds.empty() ? Fd() : std::move(message.fds.front()));
+  // The file stays the message's, which closes it where that may take for ever.
+  reply.error =
+      device_.memory().Map(*request, message.fds.empty() ? -1 : message.fds.front().get());
   return reply;
 }
 
@@ -258,7 +259,7 @@ DeviceServer::Reply DeviceServer::SetInterrupts(Message& message) {
   reply.error = EINVAL;
   if (!request || request->argsz < sizeof(SetIrqs)) return reply;
   reply.error = device_.lines().Set(*request, std::span(message.body).subspan(sizeof(SetIrqs)),
-                                    std::move(message.fds));
+                                    message.fds);
   return reply;
 }
 

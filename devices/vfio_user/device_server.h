@@ -44,7 +44,7 @@ class DeviceServer {
   Result<> Greet(Message& message);
   Result<> Handle(Message message);
   Reply Dispatch(Message& message);
-  Reply MapDma(Message& message);
+  Reply MapDma(const Message& message);
   Reply UnmapDma(const Message& message);
   Reply GetInfo(const Message& message) const;
   Reply GetRegionInfo(const Message& message) const;

@@ -257,8 +257,7 @@ TEST(VfioUserServer, UnmapsWaitForTheCopiesUnderWay) {
   unmap.address = map.address;
   unmap.size = map.size;
   for (int i = 0; i < 300 || copies < 50; ++i) {
-    Fd file(::dup(shared.fd.get()));
-    ASSERT_EQ(memory.Map(map, std::move(file)), 0u);
+    ASSERT_EQ(memory.Map(map, shared.fd.get()), 0u);
     if (i % 3 == 0) std::this_thread::yield();
     ASSERT_EQ(memory.Unmap(unmap), 0u);
   }
@@ -274,7 +273,7 @@ TEST(VfioUserServer, RefusesMappingsThatMakeNoSense) {
     request.address = address;
     request.size = size;
     request.offset = offset;
-    return memory.Map(request, Fd(::dup(SharedMemory(0x4000).fd.get())));
+    return memory.Map(request, SharedMemory(0x4000).fd.get());
   };
   EXPECT_EQ(map(0x1000, 0x2000), 0u);
   EXPECT_EQ(map(0x2000, 0x1000), uint32_t{EEXIST});

@@ -22,7 +22,7 @@ InterruptLines::InterruptLines(std::array<uint32_t, kKinds> counts) : counts_(co
 }
 
 uint32_t InterruptLines::Set(const SetIrqs& request, std::span<const std::byte> bools,
-                             std::vector<Fd> fds) {
+                             std::span<Fd> fds) {
   if (!std::has_single_bit(request.flags & kData) ||
       !std::has_single_bit(request.flags & kActions) ||
       (request.flags & ~(kData | kActions)) != 0 || request.index >= kKinds)
@@ -34,7 +34,7 @@ uint32_t InterruptLines::Set(const SetIrqs& request, std::span<const std::byte> 
   if (!events && !fds.empty()) return EINVAL;
   if (some && bools.size() < request.count) return EINVAL;
   MutexLock lock(mutex_);
-  if (events) return SetEvents(request, std::move(fds));
+  if (events) return SetEvents(request, fds);
   if (request.count == 0) {
     if ((request.flags & SetIrqs::kTrigger) == 0 || request.start != 0) return EINVAL;
     for (Fd& event : events_[request.index]) event.Reset();
@@ -48,7 +48,7 @@ uint32_t InterruptLines::Set(const SetIrqs& request, std::span<const std::byte> 
   return 0;
 }
 
-uint32_t InterruptLines::SetEvents(const SetIrqs& request, std::vector<Fd> fds) {
+uint32_t InterruptLines::SetEvents(const SetIrqs& request, std::span<Fd> fds) {
   // An eventfd that masks or unmasks would need somebody who waits for it; the client can call.
   if ((request.flags & SetIrqs::kTrigger) == 0) return EINVAL;
   if (!fds.empty() && fds.size() != request.count) return EINVAL;

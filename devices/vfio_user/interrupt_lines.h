@@ -24,8 +24,9 @@ class InterruptLines {
 
   uint32_t count(unsigned kind) const { return kind < kKinds ? counts_[kind] : 0; }
 
-  // One SET_IRQS; `bools` is what follows the struct. An errno, or 0.
-  uint32_t Set(const SetIrqs& request, std::span<const std::byte> bools, std::vector<Fd> fds)
+  // One SET_IRQS; `bools` is what follows the struct. An errno, or 0. Eventfds that it keeps are moved out
+  // of `fds`; closing what else is there may take for ever and is the caller's.
+  uint32_t Set(const SetIrqs& request, std::span<const std::byte> bools, std::span<Fd> fds)
       EXCLUDES(mutex_);
   void Clear() EXCLUDES(mutex_);
 
@@ -34,7 +35,7 @@ class InterruptLines {
   void SetIntx(bool asserted) EXCLUDES(mutex_);
 
  private:
-  uint32_t SetEvents(const SetIrqs& request, std::vector<Fd> fds) REQUIRES(mutex_);
+  uint32_t SetEvents(const SetIrqs& request, std::span<Fd> fds) REQUIRES(mutex_);
   uint32_t Act(const SetIrqs& request, uint32_t vector) REQUIRES(mutex_);
   void Signal(unsigned kind, uint32_t vector) REQUIRES(mutex_);
   void RaiseIntx() REQUIRES(mutex_);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/sys_socket.h"
+#include "devices/vfio_user/memory_file.h"
 #include "memory/address.h"
 
 namespace crossbar::vfio_user {
@@ -111,7 +112,7 @@ Result<bool> ParseRegionCapabilities(std::span<const std::byte> payload, RegionR
 
 void Discard(std::vector<Fd> fds) {
   std::erase_if(fds, [](const Fd& fd) {
-    return !fd.valid() || sys::GetSeals(fd.get()) || sys::IsEventFd(fd.get());
+    return !fd.valid() || IsMemoryFile(fd.get()) || sys::IsEventFd(fd.get());
   });
   if (fds.empty()) return;
   try {

@@ -1,0 +1,120 @@
+// G12 for our own servers: whatever a client sends, its server answers, ends with it, and serves the next.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "devices/vfio_user/device_server.h"
+#include "devices/vfio_user/dma_device.h"
+#include "devices/vfio_user/memory_device.h"
+#include "devices/vfio_user/testing/hanging_file.h"
+#include "devices/vfio_user/testing/misdeeds.h"
+
+namespace crossbar::vfio_user {
+namespace {
+
+using namespace testing;  // NOLINT: the words of these tests
+using ::testing::IsEmpty;
+
+// A server in a thread, and a client that says what a test makes it say.
+class Session {
+ public:
+  explicit Session(std::unique_ptr<ServedDevice> device, uint32_t max_fds = 8)
+      : device_(std::move(device)), server_(*device_) {
+    auto ends = sys::SocketPair().value();
+    thread_ = std::thread(
+        [this, end = std::move(ends.second)]() mutable { (void)server_.Serve(std::move(end)); });
+    client_ = std::make_unique<MessageSocket>(std::move(ends.first), milliseconds(2000));
+    Version version;
+    version.max_msg_fds = max_fds;
+    EXPECT_TRUE(Ask(Command::kVersion, EncodeVersion(version)));
+  }
+  ~Session() {
+    client_.reset();
+    thread_.join();
+  }
+
+  std::optional<Message> Ask(Command command, std::span<const std::byte> body,
+                             std::vector<int> fds = {}) {
+    Header header;
+    header.command = static_cast<uint16_t>(command);
+    const auto deadline = Clock::now() + milliseconds(3000);
+    if (!client_->Send(header, body, {}, fds, deadline)) return std::nullopt;
+    auto reply = client_->Receive(kMaxMessage, deadline);
+    EXPECT_TRUE(reply && *reply) << "no answer to " << CommandName(header.command);
+    if (!reply || !*reply) return std::nullopt;
+    return std::move(**reply);
+  }
+  // The errno of the answer, 0 where it is none.
+  uint32_t ErrorOf(Command command, std::span<const std::byte> body, std::vector<int> fds = {}) {
+    const auto reply = Ask(command, body, std::move(fds));
+    return reply ? reply->header.error : ~0u;
+  }
+  ServedDevice& device() { return *device_; }
+
+ private:
+  const std::unique_ptr<ServedDevice> device_;
+  DeviceServer server_;
+  std::thread thread_;
+  std::unique_ptr<MessageSocket> client_;
+};
+
+DmaMapRequest MapAt(uint64_t address, uint64_t size) {
+  DmaMapRequest map;
+  map.flags = DmaMapRequest::kRead | DmaMapRequest::kWrite;
+  map.address = address;
+  map.size = size;
+  return map;
+}
+SetIrqs SetOne(uint32_t flags) {
+  SetIrqs irqs;
+  irqs.flags = flags;
+  irqs.index = VFIO_PCI_MSI_IRQ_INDEX;
+  irqs.count = 1;
+  return irqs;
+}
+
+TEST(VfioUserServer, G12AFileThatHangsHoldsUpNobody) {
+  const auto file = HangingFile::Make();
+  if (!file) GTEST_SKIP() << file.error().message();
+  const int fd = (*file)->fd();
+  const SharedMemory memory(0x1000);
+  const auto begun = Clock::now();
+  {
+    Session session(DmaDevice::Create({}).value());
+    // Its own descriptor is closed last: whoever closes another one waits for FUSE's answer.
+    EXPECT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(0x1000, 0x1000)), {fd}), uint32_t{ENODEV});
+    EXPECT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(0x1800, 0x1000)), {fd}), uint32_t{EINVAL});
+    EXPECT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(0x1000, 0x1000)), {memory.fd.get(), fd}), 0u);
+    const SetIrqs events = SetOne(SetIrqs::kDataEventfd | SetIrqs::kTrigger);
+    EXPECT_EQ(session.ErrorOf(Command::kSetIrqs, Bytes(events), {fd}), uint32_t{EINVAL});
+    const SetIrqs none = SetOne(SetIrqs::kDataNone | SetIrqs::kTrigger);
+    EXPECT_EQ(session.ErrorOf(Command::kSetIrqs, Bytes(none), {fd}), uint32_t{EINVAL});
+    EXPECT_EQ(session.ErrorOf(Command::kReset, {}, {fd}), 0u);
+  }
+  EXPECT_LT(Clock::now() - begun, milliseconds(3000));
+  EXPECT_THAT((*file)->asked(), IsEmpty());
+}
+
+// Sealed, and yet its pages can go: the client punches one out while the pool has no other.
+TEST(VfioUserServer, G12HugePagesThatAreGoneAreNoFault) {
+  constexpr uint64_t kHuge = 2 * kMiB;
+  ClientMemory memory;
+  const Fd file = HugePages();
+  const uint32_t mapped = memory.Map(MapAt(0, kHuge), file.get());
+  if (mapped == ENOMEM) GTEST_SKIP() << "no huge pages here";
+  ASSERT_EQ(mapped, 0u);
+  ByteVector data(64);
+  EXPECT_EQ(memory.Write(0, data), 0u);
+  ASSERT_TRUE(sys::Fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kHuge));
+  std::vector<std::pair<Fd, HostMapping>> rest;
+  for (bool some = true; some && rest.size() < 512;) {
+    Fd one = HugePages();
+    Result<HostMapping> map = HostMapping::Map(one.get(), 0, kHuge, PROT_READ | PROT_WRITE);
+    some = map.has_value();
+    if (some) rest.emplace_back(std::move(one), *std::move(map));
+  }
+  EXPECT_EQ(memory.Write(0, data), uint32_t{EFAULT});
+  EXPECT_EQ(memory.Read(0, data), uint32_t{EFAULT});
+}
+
+}  // namespace
+}  // namespace crossbar::vfio_user
