@@ -216,6 +216,20 @@ Result<> VfioUserBackend::Access(unsigned region, uint64_t offset, uint64_t size
   return {};
 }
 
+// A reply that is no error tells of the whole access and of no other, with `data` bytes behind it: what
+// cannot be done is refused. Whoever answers something else is lost.
+Result<> VfioUserBackend::CheckReply(const RegionAccess& asked, std::span<const std::byte> reply,
+                                     uint64_t data) {
+  const auto echo = Decode<RegionAccess>(reply);
+  if (echo && echo->offset == asked.offset && echo->region == asked.region &&
+      echo->count == asked.count && reply.size() == sizeof asked + data)
+    return {};
+  const std::string what = fmt::format("a wrong answer to an access to region {} at {:#x}+{:#x}",
+                                       asked.region, asked.offset, asked.count);
+  connection_->Break(what);
+  return std::unexpected(Error(ENOTCONN, fmt::format("{}: {}", name(), what)));
+}
+
 Result<> VfioUserBackend::Read(unsigned region, uint64_t offset, std::span<std::byte> data) {
   TRY(Access(region, offset, data.size()));
   const uint64_t most = std::min(kOurTransfer, version_.max_data_xfer_size);
@@ -227,11 +241,7 @@ Result<> VfioUserBackend::Read(unsigned region, uint64_t offset, std::span<std::
     request.body = Bytes(access);
     request.max_reply = sizeof access + access.count;
     const Message reply = TRY(connection_->Call(request));
-    const auto echo = Decode<RegionAccess>(reply.body);
-    if (!echo || reply.body.size() != sizeof access + access.count ||
-        echo->count != access.count) {
-      return std::unexpected(Error(EIO, fmt::format("{}: a short read of region {}", name(), region)));
-    }
+    TRY(CheckReply(access, reply.body, access.count));
     std::memcpy(data.data(), reply.body.data() + sizeof access, access.count);
     data = data.subspan(access.count);
     offset += access.count;
@@ -252,11 +262,7 @@ Result<> VfioUserBackend::Write(unsigned region, uint64_t offset, std::span<cons
     request.data = data.first(access.count);
     request.max_reply = sizeof access;
     const Message reply = TRY(connection_->Call(request));
-    const auto echo = Decode<RegionAccess>(reply.body);
-    if (!echo || echo->count != access.count) {
-      return std::unexpected(
-          Error(EIO, fmt::format("{}: a short write of region {}", name(), region)));
-    }
+    TRY(CheckReply(access, reply.body, 0));
     data = data.subspan(access.count);
     offset += access.count;
   }

@@ -82,6 +82,7 @@ class VfioUserBackend : public VfioBackend {
   Result<> DiscoverIrq(unsigned index);
   Result<std::vector<IoEvent>> FetchIoEvents(unsigned region);
   Result<> Access(unsigned region, uint64_t offset, uint64_t size) const;
+  Result<> CheckReply(const RegionAccess& asked, std::span<const std::byte> reply, uint64_t data);
   Result<> SendIrqs(const SetIrqs& irqs, std::span<const int> fds);
   void NoteCommand(uint64_t offset, std::span<const std::byte> data);
 

@@ -126,10 +126,9 @@ INSTANTIATE_TEST_SUITE_P(All, HostileDevice, ::testing::ValuesIn(AllCases()),
                                   (std::get<2>(one.param) ? "WithTwin" : "");
                          });
 
-// An answer that is short or none is an access that fails, not a device that does.
+// What its server refuses is an access that fails, not a device that does.
 TEST(HostileDeviceLives, G12AndReadsAllOnesWhereAnAccessFails) {
-  for (const Misdeed& deed : {AnswersBytes(5), AnswersBytes(0), Misdeed(Refuses),
-                              Misdeed(RefusesWithoutReason)}) {
+  for (const Misdeed& deed : {Misdeed(Refuses), Misdeed(RefusesWithoutReason)}) {
     std::atomic<bool> hostile = false;
     ScriptedServer server([&](ScriptedServer& self, Message& message) {
       if (!hostile || message.header.command != static_cast<uint16_t>(Command::kRegionRead))
@@ -145,6 +144,32 @@ TEST(HostileDeviceLives, G12AndReadsAllOnesWhereAnAccessFails) {
     hostile = false;
     EXPECT_EQ(machine.ReadRegister(), 0u);
     EXPECT_FALSE(machine.function->lost());
+  }
+}
+
+// An answer that is short, or to another access, is none to believe anything after.
+TEST(HostileDeviceDies, G12WhereAnAnswerIsToAnotherAccess) {
+  const auto as_is = [](RegionAccess&) {};
+  const auto behind = [](RegionAccess& access) { access.offset += 4; };
+  for (const Misdeed& deed : {AnswersBytes(0), AnswersBytes(5), EchoesAccess(as_is, 0),
+                              EchoesAccess(as_is, 3), EchoesAccess(behind, 4)}) {
+    std::atomic<bool> hostile = false;
+    ScriptedServer server([&](ScriptedServer& self, Message& message) {
+      if (!hostile || message.header.command != static_cast<uint16_t>(Command::kRegionRead))
+        return false;
+      deed(self, message);
+      return true;
+    });
+    DeviceMachine machine;
+    ASSERT_TRUE(machine.Start(server.TakeClientEnd(), kHostileLimits));
+    ::testing::internal::CaptureStderr();
+    hostile = true;
+    EXPECT_EQ(machine.ReadRegister(), 0xffffffffu);
+    machine.Watch();
+    EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+                HasSubstr("the device is lost: a wrong answer to an access to region 0 at 0x10+0x4"));
+    EXPECT_TRUE(machine.function->lost());
+    EXPECT_THAT(machine.unsafe, IsEmpty());
   }
 }
 

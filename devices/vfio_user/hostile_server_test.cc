@@ -271,22 +271,28 @@ std::vector<Case> InUse() {
     cases.push_back({names.back().c_str(), command, RefusesWithoutReason,
                      unmap ? Outcome::kLost : Outcome::kLives});
   }
-  const auto echo = [](auto value, uint64_t more) {
-    return Answers([=](const Message& message) {
-      auto changed = Decode<decltype(value)>(message.body).value();
-      if constexpr (requires { changed.size; }) changed.size += more;
-      if constexpr (requires { changed.count; }) changed.count += static_cast<uint32_t>(more);
-      return Join({Bytes(changed)});
-    });
-  };
-  cases.push_back({"UnmapOfMore", Command::kDmaUnmap, echo(DmaUnmapRequest(), 0x1000)});
+  cases.push_back({"UnmapOfMore", Command::kDmaUnmap, Answers([](const Message& message) {
+                     auto changed = Decode<DmaUnmapRequest>(message.body).value();
+                     changed.size += 0x1000;
+                     return Join({Bytes(changed)});
+                   })});
   cases.push_back({"UnmapHalfEcho", Command::kDmaUnmap, AnswersBytes(12)});
-  cases.push_back({"ReadShort", Command::kRegionRead, AnswersBytes(5), Outcome::kLives});
-  cases.push_back({"ReadLong", Command::kRegionRead, AnswersBytes(0x8000)});
-  cases.push_back({"ReadOfNothing", Command::kRegionRead, echo(RegionAccess(), 0), Outcome::kLives});
-  cases.push_back({"ReadOfMore", Command::kRegionRead, echo(RegionAccess(), 9), Outcome::kLives});
-  cases.push_back({"WriteOfMore", Command::kRegionWrite, echo(RegionAccess(), 9), Outcome::kLives});
-  cases.push_back({"WriteShort", Command::kRegionWrite, AnswersBytes(1), Outcome::kLives});
+  const auto as_is = [](RegionAccess&) {};
+  const auto more = [](RegionAccess& access) { access.count += 4; };
+  const auto behind = [](RegionAccess& access) { access.offset += 4; };
+  const auto another = [](RegionAccess& access) { access.region ^= 1; };
+  const auto read = Command::kRegionRead;
+  const auto write = Command::kRegionWrite;
+  cases.push_back({"ReadShort", read, AnswersBytes(5)});
+  cases.push_back({"ReadLong", read, AnswersBytes(0x8000)});
+  cases.push_back({"ReadOfNothing", read, EchoesAccess(as_is, 0)});
+  cases.push_back({"ReadOfMore", read, EchoesAccess(more, kAsAsked)});
+  cases.push_back({"ReadBehind", read, EchoesAccess(behind, kAsAsked)});
+  cases.push_back({"ReadOfAnother", read, EchoesAccess(another, kAsAsked)});
+  cases.push_back({"WriteShort", write, AnswersBytes(1)});
+  cases.push_back({"WriteOfMore", write, EchoesAccess(more, 0)});
+  cases.push_back({"WriteBehind", write, EchoesAccess(behind, 0)});
+  cases.push_back({"WriteOfAnother", write, EchoesAccess(another, 0)});
   return cases;
 }
 

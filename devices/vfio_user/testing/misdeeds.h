@@ -24,6 +24,16 @@ inline Misdeed Answers(std::function<ByteVector(const Message&)> body) {
 inline Misdeed AnswersBytes(size_t count) {
   return Answers([count](const Message&) { return ByteVector(count); });
 }
+// What was asked for, changed, and so many bytes behind it, or as many as were asked for.
+inline constexpr size_t kAsAsked = ~size_t{0};
+inline Misdeed EchoesAccess(void (*change)(RegionAccess&), size_t data) {
+  return Answers([=](const Message& message) {
+    auto access = Decode<RegionAccess>(message.body).value();
+    const ByteVector rest(data == kAsAsked ? access.count : data);
+    change(access);
+    return Join({Bytes(access), rest});
+  });
+}
 inline void Never(ScriptedServer&, Message&) {}
 inline void Closes(ScriptedServer& server, Message&) { server.Die(); }
 inline void Refuses(ScriptedServer& server, Message& message) { server.Refuse(message, EIO); }
