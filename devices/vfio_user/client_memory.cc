@@ -62,6 +62,12 @@ uint32_t ClientMemory::Map(const DmaMapRequest& request, int file) {
 
 uint32_t ClientMemory::Unmap(const DmaUnmapRequest& request) {
   MutexLock lock(mutex_);
+  if (request.flags == DmaUnmapRequest::kAll) {
+    if (request.address != 0 || request.size != 0) return EINVAL;
+    while (!mappings_.empty()) Remove(mappings_.begin());
+    return 0;
+  }
+  if (request.flags != 0) return EINVAL;
   const auto found = mappings_.find(request.address);
   if (found == mappings_.end() || found->second.size != request.size) return ENOENT;
   Remove(found);

@@ -34,7 +34,7 @@ class ClientMemory {
   // An errno, or 0: EINVAL what makes no sense, EEXIST an overlap, ENOSPC too many, ENODEV a file
   // that is no memory, what mmap said. `file` is borrowed, and -1 where there is none.
   uint32_t Map(const DmaMapRequest& request, int file) EXCLUDES(mutex_);
-  // ENOENT: no such mapping; it must be a whole one.
+  // ENOENT: no such mapping; it must be a whole one. EINVAL: unknown flags.
   uint32_t Unmap(const DmaUnmapRequest& request) EXCLUDES(mutex_);
   void Clear() EXCLUDES(mutex_);
 

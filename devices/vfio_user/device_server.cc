@@ -61,6 +61,7 @@ Result<> DeviceServer::Greet(Message& message) {
   Version ours;
   ours.minor = std::min<uint16_t>(client->minor, 1);
   ours.max_msg_fds = kOurMessageFds;
+  client_max_fds_ = client->max_msg_fds;
   Reply reply;
   std::optional<std::pair<Fd, Fd>> twin;
   if (options_.twin_socket && client->twin_socket && client->max_msg_fds > 0) {
@@ -142,7 +143,7 @@ DeviceServer::Reply DeviceServer::MapDma(const Message& message) {
 DeviceServer::Reply DeviceServer::UnmapDma(const Message& message) {
   Reply reply;
   const auto request = Decode<DmaUnmapRequest>(message.body);
-  if (!request || request->argsz < sizeof(DmaUnmapRequest) || request->flags != 0) {
+  if (!request || request->argsz < sizeof(DmaUnmapRequest)) {
     reply.error = EINVAL;
     return reply;
   }
@@ -178,7 +179,8 @@ DeviceServer::Reply DeviceServer::GetRegionInfo(const Message& message) const {
   info.index = request->index;
   info.size = device_.region_size(info.index);
   if (info.size != 0) info.flags = RegionInfo::kRead | RegionInfo::kWrite;
-  const bool memory = info.index < ServedDevice::kBars && device_.bar(info.index).file.valid();
+  const bool memory = info.index < ServedDevice::kBars && client_max_fds_ > 0 &&
+                      device_.bar(info.index).file.valid();
   if (!memory) {
     Append(reply.body, info);
     return reply;
@@ -220,7 +222,9 @@ DeviceServer::Reply DeviceServer::GetRegionIoFds(const Message& message) const {
     reply.error = EINVAL;
     return reply;
   }
-  const std::vector<ServedDevice::Doorbell> doorbells = device_.Doorbells(request->index);
+  std::vector<ServedDevice::Doorbell> doorbells = device_.Doorbells(request->index);
+  // No more than the client takes at once; writes to the others are messages, which work everywhere.
+  doorbells.resize(std::min<size_t>(doorbells.size(), client_max_fds_));
   RegionIoFds header;
   header.index = request->index;
   header.count = static_cast<uint32_t>(doorbells.size());

@@ -60,6 +60,7 @@ class DeviceServer {
   const Options options_;
 
   // Of the session under way.
+  uint32_t client_max_fds_ = 0;  // in one message
   std::shared_ptr<ServerSocket> socket_;
   std::shared_ptr<DmaRequester> requester_;
 };

@@ -116,5 +116,45 @@ TEST(VfioUserServer, G12HugePagesThatAreGoneAreNoFault) {
   EXPECT_EQ(memory.Read(0, data), uint32_t{EFAULT});
 }
 
+TEST(VfioUserServer, SendsNoMoreDescriptorsThanItsClientTakes) {
+  for (const uint32_t most : {0u, 1u, 8u}) {
+    DmaDevice::Options options;
+    options.channels = 2;
+    Session session(DmaDevice::Create(options).value(), most);
+    RegionIoFds query;
+    query.argsz = 4096;
+    const auto reply = session.Ask(Command::kGetRegionIoFds, Bytes(query));
+    ASSERT_TRUE(reply);
+    EXPECT_EQ(reply->fds.size(), std::min(most, 2u));
+    EXPECT_EQ(Decode<RegionIoFds>(reply->body).value().count, std::min(most, 2u));
+  }
+  Session session(MemoryDevice::Create(0x10000).value(), 0);
+  RegionInfo query;
+  query.argsz = 4096;
+  query.index = 2;
+  const auto reply = session.Ask(Command::kGetRegionInfo, Bytes(query));
+  ASSERT_TRUE(reply);
+  EXPECT_THAT(reply->fds, IsEmpty());
+  EXPECT_EQ(Decode<RegionInfo>(reply->body).value().flags, RegionInfo::kRead | RegionInfo::kWrite);
+}
+
+TEST(VfioUserServer, UnmapsAllAtOnceWhereItIsAskedTo) {
+  Session session(DmaDevice::Create({}).value());
+  const SharedMemory memory(0x1000);
+  EXPECT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(0x1000, 0x1000)), {memory.fd.get()}), 0u);
+  EXPECT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(0x8000, 0x1000))), 0u);
+  DmaUnmapRequest all;
+  all.flags = DmaUnmapRequest::kAll;
+  all.size = 0x1000;
+  EXPECT_EQ(session.ErrorOf(Command::kDmaUnmap, Bytes(all)), uint32_t{EINVAL}) << "of what size?";
+  all.size = 0;
+  all.flags = 7;
+  EXPECT_EQ(session.ErrorOf(Command::kDmaUnmap, Bytes(all)), uint32_t{EINVAL});
+  EXPECT_EQ(session.device().memory().size(), 2u);
+  all.flags = DmaUnmapRequest::kAll;
+  EXPECT_EQ(session.ErrorOf(Command::kDmaUnmap, Bytes(all)), 0u);
+  EXPECT_EQ(session.device().memory().size(), 0u);
+}
+
 }  // namespace
 }  // namespace crossbar::vfio_user

@@ -88,6 +88,7 @@ struct DmaMapRequest {
   uint64_t size = 0;
 };
 struct DmaUnmapRequest {
+  static constexpr uint32_t kAll = 2;  // libvfio-user's; address and size are 0
   uint32_t argsz = sizeof(DmaUnmapRequest);
   uint32_t flags = 0;
   uint64_t address = 0;
