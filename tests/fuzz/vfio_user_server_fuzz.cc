@@ -1,5 +1,5 @@
 // Fuzzes our device servers from the client's side: a sequence of commands, more or less well made, some
-// with descriptors, then the end. The server must end with its client, keep no descriptor and no mapping,
+// with descriptors, and answers to the server's own where there is a twin socket for them, then the end. The server must end with its client, keep no descriptor and no mapping,
 // and reach nothing that it was not given.
 #include <fcntl.h>
 #include <linux/memfd.h>
@@ -29,6 +29,7 @@ class Client {
   }
 
   void Step() {
+    if (input_.InRange(0, 15) == 0) return Transfer();
     ByteVector body;
     Header header;
     header.id = input_.Number<uint8_t>();
@@ -44,6 +45,7 @@ class Client {
     if (input_.InRange(0, 7) == 0) body.resize(input_.InRange(0, 80));
     (void)socket_.Send(header, body, {}, Descriptors(), Clock::now() + milliseconds(50));
     Drain();
+    Answer();
   }
 
  private:
@@ -53,6 +55,35 @@ class Client {
   static void Append(ByteVector& body, const T& value) {
     const auto bytes = Bytes(value);
     body.insert(body.end(), bytes.begin(), bytes.end());
+  }
+  void Say(Command command, std::span<const std::byte> body) {
+    Header header;
+    header.command = static_cast<uint16_t>(command);
+    (void)socket_.Send(header, body, {}, {}, Clock::now() + milliseconds(50));
+    Drain();
+  }
+  void WriteRegion(uint32_t region, uint64_t offset, uint32_t size, uint64_t value) {
+    ByteVector body;
+    Append(body, RegionAccess{offset, region, size});
+    const auto bytes = Bytes(value).first(size);
+    body.insert(body.end(), bytes.begin(), bytes.end());
+    Say(Command::kRegionWrite, body);
+  }
+  // A transfer from or to memory that is shared without a file: the server has to ask for it.
+  void Transfer() {
+    constexpr uint64_t kShared = 0x10000000;
+    DmaMapRequest map;
+    map.flags = DmaMapRequest::kRead | DmaMapRequest::kWrite;
+    map.address = kShared;
+    map.size = 0x1000;
+    Say(Command::kDmaMap, Bytes(map));
+    WriteRegion(7, 4, 2, 6);  // memory and bus mastering
+    const bool to_bus = input_.InRange(0, 1) != 0;
+    WriteRegion(0, 0x80, 8, to_bus ? DmaDevice::kBuffer : kShared);
+    WriteRegion(0, 0x88, 8, to_bus ? kShared : DmaDevice::kBuffer);
+    WriteRegion(0, 0x90, 8, input_.InRange(0, 0x1100));
+    WriteRegion(0, 0x98, 4, DmaDevice::kRun | (to_bus ? DmaDevice::kToBus : 0));
+    Answer();
   }
   // A number that is often a page, often small, and sometimes anything.
   uint64_t Number() {
@@ -74,14 +105,52 @@ class Client {
     for (int i = 0; i < 64; ++i) {
       pollfd poll{fd_, POLLIN, 0};
       if (sys::Poll({&poll, 1}, 0) != 1) return;
-      if (!socket_.Receive(kMaxMessage, Clock::now())) return;
+      auto message = socket_.Receive(kMaxMessage, Clock::now());
+      if (!message) return;
+      if (*message && (*message)->header.command == static_cast<uint16_t>(Command::kVersion) &&
+          !(*message)->fds.empty())
+        twin_ = std::make_unique<MessageSocket>(std::move((*message)->fds.front()), milliseconds(50));
     }
   }
+  // What the server asks for, answered as it should be or not.
+  void Answer() {
+    if (!twin_) return;
+    const auto message = twin_->Receive(kMaxMessage, Clock::now() + milliseconds(2));
+    if (!message) return twin_.reset();
+    if (!*message) return;
+    Header header = (*message)->header;
+    header.flags = Header::kReply;
+    ByteVector body = (*message)->body;
+    body.resize(sizeof(DmaAccess));
+    if (header.command == static_cast<uint16_t>(Command::kDmaRead))
+      body.resize(body.size() + Decode<DmaAccess>(body).value().count);
+    switch (input_.InRange(0, 15)) {
+      case 0: return;  // silence
+      case 1:
+        header.id = input_.Number<uint16_t>();
+        break;
+      case 2:
+        header.flags = input_.Number<uint8_t>();
+        header.error = input_.Number<uint8_t>();
+        break;
+      case 3:
+        body.resize(input_.InRange(0, 100));
+        break;
+      default: break;
+    }
+    (void)twin_->Send(header, body, {}, Descriptors(), Clock::now() + milliseconds(50));
+  }
 
+  Version Offer() {
+    Version version;
+    version.max_msg_fds = input_.InRange(0, 3);
+    version.twin_socket = input_.InRange(0, 1) != 0;
+    return version;
+  }
   void Fill(Command command, ByteVector& body) {
     switch (command) {
       case Command::kVersion:
-        body = EncodeVersion({});
+        body = EncodeVersion(Offer());
         break;
       case Command::kDmaMap: {
         DmaMapRequest map;
@@ -93,6 +162,7 @@ class Client {
       }
       case Command::kDmaUnmap: {
         DmaUnmapRequest unmap;
+        unmap.flags = input_.InRange(0, 7) == 0 ? input_.InRange(0, 3) : 0;
         unmap.address = Number();
         unmap.size = Number();
         return Append(body, unmap);
@@ -141,6 +211,7 @@ class Client {
   fuzz::FuzzInput& input_;
   const int fd_;
   MessageSocket socket_;
+  std::unique_ptr<MessageSocket> twin_;
   testing::SharedMemory memory_{0x4000};
   const Fd short_ = sys::MemfdCreate("short", MFD_ALLOW_SEALING).value();
   const Fd event_ = sys::EventFd(0, O_NONBLOCK).value();
