@@ -121,7 +121,7 @@ cell() {
   mkfifo in
   say cell
   crossbar run --cpus 2 --memory 128M --report report.json --kernel $LAB_GUESTS/zap_dma.elf \
-    --cmdline "wait $*" $devices >out 2>&1 <in & vm=$!
+    --cmdline "wait $*" $devices >out 2>err <in & vm=$!
   exec 3>in
   [ $trigger = true ] || { await hammering; $trigger; }
   await ended; say ended
@@ -130,7 +130,7 @@ cell() {
   unwake; echo >&3
   wait $vm; echo "status $?"
   exec 3>&-
-  cat out
+  cat out err
   [ $trigger != unbind ] || echo $device >/sys/bus/pci/drivers/vfio-pci/bind
   echo '== report'; cat report.json
 }
