@@ -126,16 +126,21 @@ INSTANTIATE_TEST_SUITE_P(All, HostileDevice, ::testing::ValuesIn(AllCases()),
                                   (std::get<2>(one.param) ? "WithTwin" : "");
                          });
 
+// Does `deed` to every read of a region while `hostile`.
+auto ToReads(const Misdeed& deed, const std::atomic<bool>& hostile) {
+  return [&](ScriptedServer& self, Message& message) {
+    if (!hostile || message.header.command != static_cast<uint16_t>(Command::kRegionRead))
+      return false;
+    deed(self, message);
+    return true;
+  };
+}
+
 // What its server refuses is an access that fails, not a device that does.
 TEST(HostileDeviceLives, G12AndReadsAllOnesWhereAnAccessFails) {
   for (const Misdeed& deed : {Misdeed(Refuses), Misdeed(RefusesWithoutReason)}) {
     std::atomic<bool> hostile = false;
-    ScriptedServer server([&](ScriptedServer& self, Message& message) {
-      if (!hostile || message.header.command != static_cast<uint16_t>(Command::kRegionRead))
-        return false;
-      deed(self, message);
-      return true;
-    });
+    ScriptedServer server(ToReads(deed, hostile));
     DeviceMachine machine;
     ASSERT_TRUE(machine.Start(server.TakeClientEnd(), kHostileLimits));
     EXPECT_EQ(machine.ReadRegister(), 0u);
@@ -154,12 +159,7 @@ TEST(HostileDeviceDies, G12WhereAnAnswerIsToAnotherAccess) {
   for (const Misdeed& deed : {AnswersBytes(0), AnswersBytes(5), EchoesAccess(as_is, 0),
                               EchoesAccess(as_is, 3), EchoesAccess(behind, 4)}) {
     std::atomic<bool> hostile = false;
-    ScriptedServer server([&](ScriptedServer& self, Message& message) {
-      if (!hostile || message.header.command != static_cast<uint16_t>(Command::kRegionRead))
-        return false;
-      deed(self, message);
-      return true;
-    });
+    ScriptedServer server(ToReads(deed, hostile));
     DeviceMachine machine;
     ASSERT_TRUE(machine.Start(server.TakeClientEnd(), kHostileLimits));
     ::testing::internal::CaptureStderr();
