@@ -1,7 +1,9 @@
 #include "base/log.h"
 
+#include <limits.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <string>
@@ -58,10 +60,14 @@ void WriteVerdict(std::string_view text) {
 
 void WriteStderr(std::string_view text) {
   static std::atomic<bool> stalled = false;
-  const bool room = sys::WaitForRoom(STDERR_FILENO, stalled.load(std::memory_order_relaxed) ? 0 : kPatienceMs);
-  stalled.store(!room, std::memory_order_relaxed);
-  if (!room) return;
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+  while (!text.empty()) {
+    const bool room = sys::WaitForRoom(STDERR_FILENO, stalled.load(std::memory_order_relaxed) ? 0 : kPatienceMs);
+    stalled.store(!room, std::memory_order_relaxed);
+    if (!room) return;
+    const ssize_t written = ::write(STDERR_FILENO, text.data(), std::min<size_t>(text.size(), PIPE_BUF));
+    if (written <= 0) return;
+    text.remove_prefix(static_cast<size_t>(written));
+  }
 }
 
 }  // namespace log

@@ -31,8 +31,6 @@ namespace {
 constexpr std::array kWatchedSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT,
                                         SIGUSR1};
 
-constexpr int kReaderPatienceMs = 1000;
-
 // Usually ParseRunOptions's limit is the lower one.
 Result<> CheckCpus(unsigned wanted, const Kvm& kvm) {
   if (wanted <= kvm.max_vcpus()) return {};
@@ -248,19 +246,12 @@ Result<> Vm::HandleSignal() {
   return {};
 }
 
-// For whoever asks a running VM by SIGUSR1. A reader that has gone away is no reason to stop, and one
-// that does not read keeps us for a second only: the main thread has other signals to take.
+// For whoever asks a running VM by SIGUSR1.
 void Vm::PrintPassthrough() {
   const std::string text = passthrough_ == nullptr
                                ? "crossbar: no device is passed through\n"
                                : PassthroughText(*passthrough_, address_space_.Peers());
-  std::span<const std::byte> rest = std::as_bytes(std::span(text));
-  while (!rest.empty() && sys::WaitForRoom(STDERR_FILENO, kReaderPatienceMs)) {
-    const Result<size_t> written =
-        sys::Write(STDERR_FILENO, rest.first(std::min<size_t>(rest.size(), PIPE_BUF)));
-    if (!written) return;
-    rest = rest.subspan(*written);
-  }
+  log::WriteStderr(text);
 }
 
 Result<StopRequest> Vm::Run() {
