@@ -227,6 +227,23 @@ Result<> ConfigView::Write(uint16_t offset, unsigned size, uint32_t value) {
   return {};
 }
 
+Result<> ConfigView::Reset() {
+  view_ = initial_;
+  if (capabilities_.power != 0)
+    TRY(PutBack(capabilities_.power + PCI_PM_CTRL, PCI_PM_CTRL_STATE_MASK | PCI_PM_CTRL_PME_ENABLE, 0));
+  const uint16_t express = capabilities_.express;
+  if (express == 0) return {};
+  TRY(PutBack(express + PCI_EXP_DEVCTL, 0xffff, initial_.Get<uint16_t>(express + PCI_EXP_DEVCTL)));
+  // The second came with version 2 of the capability.
+  if ((initial_.Get<uint16_t>(express + PCI_EXP_FLAGS) & PCI_EXP_FLAGS_VERS) < 2) return {};
+  return PutBack(express + PCI_EXP_DEVCTL2, 0xffff, initial_.Get<uint16_t>(express + PCI_EXP_DEVCTL2));
+}
+
+// A register of the device's own: `value` in the bits of `mask`, 0 in the others. Free where the bits are so.
+Result<> ConfigView::PutBack(uint16_t offset, uint16_t mask, uint16_t value) {
+  return (Read(offset, 2) & mask) == value ? Result<>() : Write(offset, 2, value);
+}
+
 Result<> ConfigView::HoldMaster(bool hold) {
   if (hold == holds_master_) return {};
   const uint32_t command = Read(PCI_COMMAND, 2);

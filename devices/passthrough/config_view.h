@@ -50,8 +50,10 @@ class ConfigView {
   Result<> HoldMaster(bool hold);
   bool holds_master() const { return holds_master_; }
 
-  // What is kept here, as after a reset. The device's own bytes are its business.
-  void Reset() { view_ = initial_; }
+  // What is kept here, as after a reset. Of the device's own: D0, and PCIe's Device Control as it was at the start. Around a
+  // reset the kernel saves and restores it (pci_save_state in drivers/pci/pci.c), and a device that cannot be reset never
+  // forgets it. Error: the device's driver refused a write.
+  Result<> Reset();
 
   // The MSI capability's registers, for Msi; `pending` goes into its register of that name.
   std::span<const uint8_t> MsiRegisters();
@@ -67,6 +69,7 @@ class ConfigView {
   void HideExtendedCapabilities();
   void KeepMsi();
   void KeepMsix();
+  Result<> PutBack(uint16_t offset, uint16_t mask, uint16_t value);
   void Keep(uint16_t offset, uint16_t size);
   void KeepByte(uint16_t offset, uint8_t value);
 

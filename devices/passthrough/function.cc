@@ -39,7 +39,7 @@ Result<std::shared_ptr<PassthroughFunction>> PassthroughFunction::Create(
   if (backend->can_reset()) {
     TRY(Within(backend->Reset(), [] { return "cannot reset it"; }));
   } else {
-    LogInfo("{} has no reset method: it starts in the state it was left in, and keeps its state "
+    LogWarning("{} has no reset method: it starts in the state it was left in, and keeps its state "
                "over reboots of the guest", backend->name());
   }
   ConfigView config = TRY(ConfigView::Create(*backend));
@@ -270,10 +270,8 @@ void PassthroughFunction::Lose() {
 // The guest finds reset values, whatever the driver restored underneath: drivers of the host save and
 // restore config space around a reset (pci_try_reset_function).
 void PassthroughFunction::ForgetReset() {
-  config_.Reset();
   bars_.Reset();
-  const Result<> cleared = config_.Write(PCI_COMMAND, 2, 0);
-  if (!cleared) return Lose();
+  if (!config_.Reset() || !config_.Write(PCI_COMMAND, 2, 0)) return Lose();
   decode_ = ReadDecode();
   UpdateInterrupts();
 }

@@ -155,6 +155,22 @@ TEST_F(PassthroughTest, AMachineResetRestoresPowerOnValues) {
   EXPECT_EQ(Read(PCI_COMMAND, 2), 0u);
 }
 
+TEST_F(PassthroughTest, AMachineResetPutsPowerStateAndDeviceControlBack) {
+  constexpr uint16_t kDeviceControl = FakeDevice::kExpress + PCI_EXP_DEVCTL, kPowerControl = FakeDevice::kPower + PCI_PM_CTRL;
+  for (const bool can_reset : {false, true}) {
+    device.can_reset = can_reset;  // the driver restores them around a reset, as the kernel does
+    const uint32_t control = Read(kDeviceControl, 2);
+    Write(kDeviceControl, 2, PCI_EXP_DEVCTL_READRQ_4096B | PCI_EXP_DEVCTL_PHANTOM);
+    Write(kPowerControl, 2, PCI_PM_CTRL_PME_ENABLE | 3);
+    function->Reset();
+    EXPECT_EQ(Read(kDeviceControl, 2), control);
+    EXPECT_EQ(Read(kPowerControl, 2), 0u);
+    heart.recorder.Take();
+    function->Reset();
+    EXPECT_THAT(heart.recorder.Take(), Not(Contains(StartsWith("hardware config 0x8")))) << "it is there already";
+  }
+}
+
 TEST_F(PassthroughTest, G7WhatTheHostWantsBackLeavesTheBusAndReadsAllOnes) {
   Assign();
   Decode();
