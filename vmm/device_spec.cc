@@ -1,11 +1,15 @@
 #include "vmm/device_spec.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <cmath>
 #include <map>
 #include <set>
 #include <sstream>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "devices/vfio/sysfs.h"
 #include "vmm/serve.h"
@@ -29,6 +33,30 @@ Result<uint8_t> ParseSlot(const std::string& value) {
   if (error != std::errc() || end != last || slot == 0 || slot > 31)
     return Fail("slot={} is not a PCI device number from 1 to 1f", value);
   return static_cast<uint8_t>(slot);
+}
+
+// What comes from outside, or what a device may do by itself.
+constexpr std::array kFaults = {ZapCause::kDeviceError, ZapCause::kDeviceGone, ZapCause::kWantedBack,
+                                ZapCause::kFunctionReset, ZapCause::kDecodeOff};
+
+// "device-error@2.5"
+Result<DeviceSpec::Fault> ParseFault(const std::string& value) {
+  constexpr double kMostSeconds = 24 * 60 * 60;
+  const size_t at = value.find('@');
+  const std::string_view name = std::string_view(value).substr(0, at);
+  const auto cause = std::ranges::find(kFaults, name, ZapCauseName);
+  if (cause == kFaults.end()) {
+    std::vector<std::string_view> names(kFaults.size());
+    std::ranges::transform(kFaults, names.begin(), ZapCauseName);
+    return Fail("fault={}: there is no such fault; there are {}", value, fmt::join(names, ", "));
+  }
+  double seconds = 0;
+  const char* const last = value.data() + value.size();
+  const char* const first = at == std::string::npos ? last : value.data() + at + 1;
+  const auto [end, error] = std::from_chars(first, last, seconds, std::chars_format::fixed);
+  if (error != std::errc() || end != last || !(seconds >= 0.001 && seconds <= kMostSeconds))
+    return Fail("fault={} does not say when: {}@2.5 is 2.5 seconds after the start", value, name);
+  return DeviceSpec::Fault{*cause, std::chrono::milliseconds(std::llround(seconds * 1000))};
 }
 
 // A first part without a name is the host's address.
@@ -70,6 +98,8 @@ Result<bool> Set(DeviceSpec& spec, const std::string& name, const std::string& v
   } else if (name == "rom") {
     spec.rom = value != "off";
     if (spec.rom) spec.rom_file = value;
+  } else if (name == "fault") {
+    spec.fault = TRY(ParseFault(value));
   } else {
     return false;
   }
@@ -108,7 +138,7 @@ Result<DeviceSpec> ParseDeviceSpec(const std::string& text) {
   if (!spec.model.empty()) {
     TRY(SetModel(spec, rest));
   } else if (!rest.empty()) {
-    return Fail("there is no {}=; a device has id, port, slot, p2p and rom", rest.front().first);
+    return Fail("there is no {}=; a device has id, port, slot, p2p, rom and fault", rest.front().first);
   }
   if (spec.id.empty()) spec.id = spec.source();
   return spec;

@@ -1,12 +1,14 @@
 // DeviceSpec: one --device of the command line, parsed and checked in itself. A value.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "devices/passthrough/zap_notification.h"
 
 namespace crossbar {
 
@@ -25,13 +27,20 @@ struct DeviceSpec {
   bool rom = true;              // the guest sees an expansion ROM if there is one
   std::string rom_file;         // in place of the device's own
 
+  // A fault that is injected, once, so long after the device was connected.
+  struct Fault {
+    ZapCause cause = ZapCause::kDeviceError;
+    std::chrono::milliseconds after{};
+  };
+  std::optional<Fault> fault;
+
   // Where it comes from, as it was written.
   const std::string& source() const {
     return !host.empty() ? host : !socket.empty() ? socket : model;
   }
 };
 
-// "0000:01:00.0,id=nic,port=rp0,slot=3,p2p=off,rom=FILE", "host=...", "path=/sys/bus/pci/devices/...",
+// "0000:01:00.0,id=nic,port=rp0,slot=3,p2p=off,rom=FILE,fault=device-error@2.5", "host=...", "path=/sys/bus/pci/devices/...",
 // "socket=PATH", "model=memory,size=16M". The error says what is wrong with which part.
 Result<DeviceSpec> ParseDeviceSpec(const std::string& text);
 

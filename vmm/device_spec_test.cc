@@ -42,6 +42,10 @@ TEST(DeviceSpec, TakesServersAndHandsModelsTheirOwnOptions) {
   const auto dma = ParseDeviceSpec("model=dma,msix=on,channels=2");
   ASSERT_TRUE(dma) << dma.error().message();
   EXPECT_THAT(dma->model_arguments, ::testing::ElementsAre("dma", "--msix", "--channels", "2"));
+  const auto faulty = ParseDeviceSpec("01:00.0,fault=wanted-back@2.5");
+  ASSERT_TRUE(faulty) << faulty.error().message();
+  EXPECT_EQ(faulty->fault->cause, ZapCause::kWantedBack);
+  EXPECT_EQ(faulty->fault->after.count(), 2500);
 }
 
 TEST(DeviceSpec, SaysWhatIsWrong) {
@@ -62,6 +66,10 @@ TEST(DeviceSpec, SaysWhatIsWrong) {
   EXPECT_THAT(error("01:00.0,rom="), HasSubstr("rom= has no value"));
   EXPECT_THAT(error("01:00.0,port="), HasSubstr("port= has no value"));
   EXPECT_THAT(error("01:00.0,speed=9"), HasSubstr("there is no speed="));
+  EXPECT_THAT(error("01:00.0,fault=fire@1"), HasSubstr("there are device-error, device-gone"));
+  EXPECT_THAT(error("01:00.0,fault=closing@1"), HasSubstr("there is no such fault"));
+  for (const char* when : {"", "@", "@x", "@1s", "@0", "@-1", "@nan", "@1e9", "@90000"})
+    EXPECT_THAT(error(fmt::format("01:00.0,fault=device-gone{}", when).c_str()), HasSubstr("does not say when")) << when;
   EXPECT_THAT(error("01:00.0,id=a,id=b"), HasSubstr("id= is given twice"));
   EXPECT_THAT(error("01:00.0,path=/sys/bus/pci/devices/0000:01:00.0"), HasSubstr("more than one device"));
   EXPECT_THAT(error("model=gpu"), HasSubstr("no device 'gpu'"));

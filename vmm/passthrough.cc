@@ -233,7 +233,18 @@ Result<> Passthrough::ConnectDevice(const Machine& machine, Opened opened) {
   std::shared_ptr<PassthroughFunction> function = TRY(PassthroughFunction::Create(
       std::move(opened.backend), std::move(settings), std::move(around)));
   functions_.push_back(function);
+  if (opened.spec.fault) TRY(PlanFault(*opened.spec.fault, function));
   return place.bus.Add(place.devfn, std::move(function));
+}
+
+Result<> Passthrough::PlanFault(const DeviceSpec::Fault& fault,
+                                std::shared_ptr<PassthroughFunction> function) {
+  fault_timers_.push_back(TRY(sys::TimerFd(fault.after)));
+  const int timer = fault_timers_.back().get();
+  return watcher_->Watch(timer, [this, timer, cause = fault.cause, function = std::move(function)] {
+    watcher_->Unwatch(timer);
+    function->Inject(cause);
+  });
 }
 
 Result<> Passthrough::AssignResources() {
@@ -242,6 +253,7 @@ Result<> Passthrough::AssignResources() {
 
 // G11: BARs leave every domain before a device's file closes. A domain ends after the last device in it.
 void Passthrough::Close() {
+  for (const Fd& timer : fault_timers_) watcher_->Unwatch(timer.get());
   for (const auto& function : functions_) function->Close();
   functions_.clear();
   opened_.clear();  // where Connect failed

@@ -94,6 +94,7 @@ class Passthrough {
   Result<Port*> PortOf(PciRoot& pci, const DeviceSpec& spec);
   Result<Place> PlaceOf(PciRoot& pci, const DeviceSpec& spec);
   Result<> ConnectDevice(const Machine& machine, Opened opened);
+  Result<> PlanFault(const DeviceSpec::Fault& fault, std::shared_ptr<PassthroughFunction> function);
 
   VfioHost host_;
   std::vector<GuestRange> unusable_;
@@ -109,6 +110,7 @@ class Passthrough {
   PciRoot* pci_ = nullptr;
   PciWindows layout_;
   std::map<std::string, Port> ports_;
+  std::vector<Fd> fault_timers_;
   std::vector<std::shared_ptr<PassthroughFunction>> functions_;
 };
 

@@ -112,7 +112,7 @@ Result<> PassthroughFunction::Watch(int fd, ZapCause cause) {
 }
 
 // On the watcher's thread.
-void PassthroughFunction::OnEvent(ZapCause cause) {
+void PassthroughFunction::OnEvent(ZapCause cause, bool injected) {
   {
     ExclusiveLock lock(access_);
     // A device with an error stays ours until the host wants it back, lost as it is. After the rest it has no more to say.
@@ -123,13 +123,13 @@ void PassthroughFunction::OnEvent(ZapCause cause) {
       std::erase(watched_, fd);
     }
     const bool was_lost = lost_;
-    if (!was_lost) Transition(cause, /*injected=*/false, NoHardwareStep);
+    if (!was_lost) Transition(cause, injected, NoHardwareStep);
     // The host, or the server's parent, waits for that. Not while a peer may reach it: the VM is about to end (G5).
     if (!stays && !around_.space.unsafe()) CloseBackend();
     if (was_lost) return;
   }
   // Here, as a reader of our stderr may be slow, and vCPUs wait for the lock.
-  LogWarning("{}: {}; the guest has lost it", settings_.id, ZapCauseName(cause));
+  LogWarning("{}: {}{}; the guest has lost it", settings_.id, ZapCauseName(cause), injected ? " (injected)" : "");
 }
 
 void PassthroughFunction::OnVanished(Gpa address) {
@@ -369,8 +369,8 @@ Result<> PassthroughFunction::WriteBar(uint8_t bar, uint64_t offset,
   return backend->Write(bar, offset, data);
 }
 
-void PassthroughFunction::ResetBy(ZapCause cause) {
-  Transition(cause, false, [&backend = *backend_]() -> Result<> {
+void PassthroughFunction::ResetBy(ZapCause cause, bool injected) {
+  Transition(cause, injected, [&backend = *backend_]() -> Result<> {
     return backend.can_reset() ? backend.Reset() : Result<>();
   });
 }
@@ -403,8 +403,12 @@ void PassthroughFunction::OnForwardingChange() {
 }
 
 void PassthroughFunction::Inject(ZapCause cause) {
+  const ZapPolicy policy = PolicyOf(cause);
+  if (policy.stays_down) return OnEvent(cause, /*injected=*/true);
   ExclusiveLock lock(access_);
-  if (!lost_) Transition(cause, /*injected=*/true, NoHardwareStep);
+  if (lost_) return;
+  if (policy.resets) return ResetBy(cause, /*injected=*/true);
+  Transition(cause, /*injected=*/true, NoHardwareStep);
 }
 
 bool PassthroughFunction::lost() const {

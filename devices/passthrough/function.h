@@ -74,7 +74,7 @@ class PassthroughFunction : public PciFunction,
   Result<> WriteBar(uint8_t bar, uint64_t offset, std::span<const std::byte> data) override
       EXCLUDES(forward_mutex_);
 
-  // Does to the device what `cause` would, without its hardware step: for fault plans.
+  // Does what `cause` asks for as if it had come: for fault plans (fault= of --device). Of hardware steps only a reset's.
   void Inject(ZapCause cause) EXCLUDES(access_);
   // The end: everything of it is taken away, then its file descriptors close (G11). Idempotent.
   void Close() EXCLUDES(access_);
@@ -107,7 +107,7 @@ class PassthroughFunction : public PciFunction,
   Result<std::shared_ptr<VfioBackend>> Forward() const EXCLUDES(forward_mutex_);
   Result<> WatchDevice() EXCLUDES(access_);
   Result<> Watch(int fd, ZapCause cause) REQUIRES(access_);
-  void OnEvent(ZapCause cause) EXCLUDES(access_);
+  void OnEvent(ZapCause cause, bool injected = false) EXCLUDES(access_);
   bool IsWell() REQUIRES(access_);
 
   uint64_t TrapRead(unsigned bar, uint64_t offset, unsigned size) EXCLUDES(access_);
@@ -124,7 +124,7 @@ class PassthroughFunction : public PciFunction,
       REQUIRES(access_);
 
   void Transition(ZapCause cause, bool injected, const HardwareStep& hardware) REQUIRES(access_);
-  void ResetBy(ZapCause cause) REQUIRES(access_);
+  void ResetBy(ZapCause cause, bool injected = false) REQUIRES(access_);
   // Whether the port above lets none of its requests through.
   bool MasterHeld() const;
   void Lose() REQUIRES(access_);

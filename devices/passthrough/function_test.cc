@@ -276,6 +276,25 @@ TEST_F(PassthroughTest, AnInjectedErrorIsAnErrorWithAMark) {
   function->Inject(ZapCause::kDeviceError);
   EXPECT_TRUE(function->lost());
   EXPECT_TRUE(zaps.Recent().back().injected);
+  EXPECT_TRUE(device.open);
+}
+
+TEST_F(PassthroughTest, AnInjectedCauseDoesWhatItImitates) {
+  Assign();
+  Decode();
+  heart.recorder.Take();
+  function->Inject(ZapCause::kDecodeOff);
+  EXPECT_EQ(heart.slots.Slots().size(), 3u) << "gone for a moment";
+  EXPECT_THAT(heart.recorder.Take(), Contains("slot- 0xc0000000"));
+  function->Inject(ZapCause::kFunctionReset);
+  EXPECT_THAT(heart.recorder.Take(), Contains("hardware reset"));
+  EXPECT_EQ(Read(Bar(2), 4), 0xcu);
+  function->Inject(ZapCause::kWantedBack);
+  EXPECT_TRUE(function->lost());
+  EXPECT_FALSE(device.open);
+  function->Inject(ZapCause::kFunctionReset);
+  for (const ZapNotification& zap : zaps.Recent())
+    EXPECT_TRUE(zap.injected || zap.cause == ZapCause::kDecodeOn) << ZapCauseName(zap.cause);
 }
 
 TEST_F(PassthroughTest, TrappedAccessesReachTheDeviceOnlyWhileItDecodes) {

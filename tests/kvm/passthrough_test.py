@@ -9,7 +9,7 @@ import struct
 import time
 
 from foreign_server import CONFIG, ForeignServer
-from program import HOST_ERROR, STOPPED, SUCCESS, USAGE, Case
+from program import HOST_ERROR, IN_LAB, SANITIZER, STOPPED, SUCCESS, USAGE, Case
 
 DMA = "model=dma,address-bits=64,id=engine"
 MEMORY = "model=memory,size=4M,id=memory"
@@ -32,12 +32,18 @@ def program_of(pid):
 class Vfiouser(Case):
     def report_of(self, name, *arguments):
         """The passthrough part of the report of a guest that succeeds."""
-        outcome = self.run_guest(name, *arguments, "--memory", "64M", "--report", "report.json")
+        outcome = self.run_with_report(name, *arguments)
         self.assert_succeeds(outcome)
-        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
-            report = json.load(file)
+        report = self.last_report()
         self.assertIn("open devices", [phase["name"] for phase in report["phases"]])
         return report["passthrough"], outcome
+
+    def run_with_report(self, name, *arguments):
+        return self.run_guest(name, *arguments, "--memory", "64M", "--report", "report.json")
+
+    def last_report(self):
+        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
+            return json.load(file)
 
     def test_p2p_copies_both_ways(self):
         passthrough, outcome = self.report_of("p2p_copy", "--device", DMA, "--device", MEMORY)
@@ -65,13 +71,24 @@ class Vfiouser(Case):
                 self.assertGreaterEqual(passthrough["zaps"]["counts"][counted], 1)
 
     def test_p2p_off_keeps_a_bar_to_the_cpus(self):
-        outcome = self.run_guest("p2p_copy", "--memory", "64M", "--device", DMA, "--device", MEMORY + ",p2p=off",
-                                 "--report", "report.json")
-        self.assertEqual(outcome.status, 4 << 1 | 1, outcome)  # check 4: the BAR does not hold what was in RAM
-        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
-            cells = json.load(file)["passthrough"]["p2p"]
+        outcome = self.run_with_report("p2p_copy", "--device", DMA, "--device", MEMORY + ",p2p=off")
+        self.assertEqual(outcome.status, 5 << 1 | 1, outcome)  # check 5: RAM does not hold what was in the BAR
+        cells = self.last_report()["passthrough"]["p2p"]
         self.assertEqual({cell["state"] for cell in cells if cell["target"] == "memory"}, {"refused"})
         self.assertEqual({cell["state"] for cell in cells if cell["target"] == "engine"}, {"mapped"})
+
+    def test_g7_an_injected_fault_is_as_the_cause_it_imitates(self):
+        seconds = 10 if IN_LAB or SANITIZER else 1  # the guest is at its DMA by then
+        for fault in ("device-error", "device-gone", "wanted-back"):
+            with self.subTest(fault):
+                outcome = self.run_with_report("zap_dma", "--cmdline", "cause=outside lost", "--device", DMA,
+                                               "--device", f"{MEMORY},fault={fault}@{seconds}")
+                passthrough = self.last_report()["passthrough"]
+                self.assertEqual((outcome.status, outcome.lines()[-1]), (SUCCESS, "lost"), outcome)
+                self.assertIn(f"memory: {fault} (injected); the guest has lost it", outcome.err)
+                zap = [zap for zap in passthrough["zaps"]["recent"] if zap["injected"]][0]
+                self.assertEqual((zap["device"], zap["cause"], zap["pieces"]), ("memory", fault, 1))
+                self.assertEqual([device["lost"] for device in passthrough["devices"]], [False, True])
 
     def test_devices_are_where_they_were_asked_to_be(self):
         outcome = self.run_guest("pci_scan", "--memory", "64M", "--device", DMA, "--device", MEMORY + ",slot=1f")
@@ -151,8 +168,7 @@ class Servers(Case):
         session.signal(signal.SIGTERM)
         outcome = session.finish()
         self.assertEqual(outcome.status, STOPPED, outcome)
-        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
-            passthrough = json.load(file)["passthrough"]
+        passthrough = self.last_report()["passthrough"]
         self.assertEqual([device["lost"] for device in passthrough["devices"]], [False, True])
         self.assertEqual(passthrough["zaps"]["counts"]["device-gone"], 1)
 
@@ -198,12 +214,11 @@ class Servers(Case):
 
     def test_g7_of_somebody_else_that_keep_a_bar_are_unrevoked(self):
         server = self.foreign(dma_unmap=lambda _: None)
-        outcome = self.run_guest("zap_dma", "--memory", "64M", "--cmdline", "cause=decode", "--device", DMA,
-                                 "--device", MEMORY, "--device", f"socket={server},id=foreign", "--report", "report.json")
+        outcome = self.run_with_report("zap_dma", "--cmdline", "cause=decode", "--device", DMA, "--device", MEMORY,
+                                       "--device", f"socket={server},id=foreign")
         self.assertEqual(outcome.status, SUCCESS, outcome)
         self.assertIn("no answer to DMA_UNMAP in time", outcome.err)
-        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
-            passthrough = json.load(file)["passthrough"]
+        passthrough = self.last_report()["passthrough"]
         cells = {(cell["initiator"], cell["target"]): cell["state"] for cell in passthrough["p2p"]}
         self.assertEqual((cells[f"vfio-user {server}", "memory"], cells["engine", "memory"]), ("unrevoked", "mapped"), cells)
         self.assertEqual([device["lost"] for device in passthrough["devices"]], [False, False, True])
