@@ -4,6 +4,9 @@
 // Raise until the cause is taken. count=N says how often each stage does what it does; wait waits at the end
 // for a line on the serial port, so that the host can look at the devices.
 //
+// KVM on PVM ends an interrupt when it delivers it, not when the handler does. A line that is still up then comes once more,
+// after its cause was taken; where that is so, the last line says it, and as much more is granted as there were causes.
+//
 // Check numbers:
 //   1  there is a device with an interrupt pin, and it is alive
 //   2  the second device, if there is one, shares the line
@@ -45,11 +48,13 @@ constinit uint64_t interrupts = 0;
 constinit unsigned leave_alone = 0;
 constinit bool one_each = false;  // an interrupt serves one device only
 constinit uint64_t times = 0;
+constinit bool ends_early = false;
 
 uint64_t Count(const uint64_t& counter) { return __atomic_load_n(&counter, __ATOMIC_ACQUIRE); }
 
 void OnInterrupt(TrapFrame&) {
   __atomic_fetch_add(&interrupts, 1, __ATOMIC_ACQ_REL);
+  ends_early = !LocalApicServes(kVector);
   if (leave_alone != 0) {
     --leave_alone;
     return LocalApicEnd();
@@ -71,8 +76,9 @@ bool WaitFor(const uint64_t& counter, uint64_t count) {
   return Count(counter) == count;
 }
 
-// `count` interrupts have come, or up to `spare` more, and nothing comes now that is not one of those.
-void CheckQuiet(uint64_t count, uint64_t spare = 0) {
+// `count` interrupts have come for `causes`, or up to `spare` more, and nothing comes now that is not one of those.
+void CheckQuiet(uint64_t count, uint64_t causes, uint64_t spare = 0) {
+  if (ends_early) spare += causes;
   AwaitInterrupts(kQuiet, [] { return false; });
   const uint64_t came = Count(interrupts);
   CHECK(6, came >= count && came <= count + spare, "%lu interrupts, not %lu", came, count);
@@ -106,7 +112,7 @@ void TestInTurn() {
       CHECK(3, source.cause == i, "device %u: cause 0x%x, not 0x%lx", d, source.cause, i);
     }
   }
-  CheckQuiet(before + times * devices);
+  CheckQuiet(before + times * devices, times * devices);
   Print("in turn: %lu interrupts\n", Count(interrupts) - before);
 }
 
@@ -119,7 +125,7 @@ void TestLevel() {
     CHECK(4, WaitFor(source.taken, taken + i), "%lu interrupts for %lu causes",
           Count(interrupts) - before, i);
   }
-  CheckQuiet(before + times * (kLeftAlone + 1));
+  CheckQuiet(before + times * (kLeftAlone + 1), times);
   Print("left alone: %lu interrupts\n", Count(interrupts) - before);
 }
 
@@ -136,21 +142,22 @@ void TestTogether() {
             Count(sources[d].taken) - taken[d], i);
   }
   one_each = false;
-  CheckQuiet(before + times * 2, times);
+  CheckQuiet(before + times * 2, times * 2, times);
   Print("together: %lu causes, %lu interrupts\n", times * 2, Count(interrupts) - before);
 }
 
 void TestDisabled() {
   const Source& source = sources[0];
+  const uint64_t taken = Count(source.taken);
   const Bdf bdf = source.edu.function().bdf;
   const uint16_t command = ReadConfig16(bdf, pci::kCommand);
   const uint64_t before = Count(interrupts);
   WriteConfig16(bdf, pci::kCommand, command | pci::kCommandIntxOff);
   source.edu.Raise(1);
-  CheckQuiet(before);
+  CheckQuiet(before, 0);
   WriteConfig16(bdf, pci::kCommand, command);
-  CHECK(7, WaitFor(interrupts, before + 1), "%lu interrupts", Count(interrupts) - before);
-  CheckQuiet(before + 1);
+  CHECK(7, WaitFor(source.taken, taken + 1), "%lu interrupts", Count(interrupts) - before);
+  CheckQuiet(before + 1, 1);
   Print("disabled: none, and one after\n");
 }
 
@@ -163,7 +170,7 @@ void GuestMain() {
   TestLevel();
   if (devices == 2) TestTogether();
   TestDisabled();
-  Print("in all: %lu interrupts\n", Count(interrupts));
+  Print("in all: %lu interrupts%s\n", Count(interrupts), ends_early ? ", each of which KVM ends early" : "");
   if (CommandLineHas("wait")) SerialSkipLine();
 }
 

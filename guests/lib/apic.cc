@@ -12,6 +12,7 @@ enum Register : uint64_t {
   kTaskPriority = 0x80,
   kEoi = 0xb0,
   kSpurious = 0xf0,
+  kInService = 0x100,  // 32 vectors each 16 bytes
   kCommandLow = 0x300,
   kCommandHigh = 0x310,
   kTimerLvt = 0x320,
@@ -79,6 +80,10 @@ uint32_t LocalApicId() {
 
 void LocalApicEnd() {
   Set(kEoi, 0);
+}
+
+bool LocalApicServes(uint8_t vector) {
+  return Get(static_cast<Register>(kInService + 16 * (vector / 32))) >> (vector % 32) & 1;
 }
 
 void SendIpi(uint32_t apic_id, uint8_t vector) {

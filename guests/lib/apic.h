@@ -17,6 +17,9 @@ uint32_t LocalApicId();
 // End of interrupt.
 void LocalApicEnd();
 
+// Whether `vector` is being served: delivered, and not ended.
+bool LocalApicServes(uint8_t vector);
+
 // Raises `vector` on another CPU or on this one.
 void SendIpi(uint32_t apic_id, uint8_t vector);
 void SendSelfIpi(uint8_t vector);

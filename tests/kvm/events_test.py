@@ -2,6 +2,7 @@
 server by the messages it gets, and here by the exits of the vCPU."""
 import json
 import os
+import re
 
 from program import SUCCESS, Case
 from recorder import TRIGGER, UNMASK, Recorder
@@ -46,13 +47,18 @@ class Events(Case):
     def test_each_end_of_an_intx_interrupt_unmasks_it_at_the_server(self):
         recorder, device = self.recorded()
         session = self.start("intx", "--cmdline", "count=20 wait", *device)
-        interrupts = 20 + 20 * 4 + 1  # once each, four times each, and once after it was disabled
-        session.expect(f"in all: {interrupts} interrupts")
-        session.until(lambda: recorder.interrupts_set(INTX, UNMASK) >= interrupts)
+        causes, interrupts = 20 + 20 + 1, 20 + 20 * 4 + 1  # once each, four times each, and once after it was disabled
+        session.expect("in all: ")
+        session.expect("\n")
+        came, early = re.search(r"in all: (\d+) interrupts(.*)", session.out.decode()).groups()
+        came = int(came)
+        self.assertIn(came - interrupts, range(causes + 1) if "KVM ends early" in early else (0,))  # guests/intx.cc
+        session.until(lambda: recorder.interrupts_set(INTX, UNMASK) >= came)
         session.send(b"\n")
         self.assert_succeeds(session.finish())
-        self.assertEqual({what: recorder.writes(BAR0, what) for what in (RAISE, ACKNOWLEDGE)}, {RAISE: 41, ACKNOWLEDGE: 42})
-        self.assertEqual(recorder.interrupts_set(INTX, UNMASK), interrupts)
+        self.assertEqual({what: recorder.writes(BAR0, what) for what in (RAISE, ACKNOWLEDGE)},
+                         {RAISE: causes, ACKNOWLEDGE: 1 + causes + came - interrupts})
+        self.assertEqual(recorder.interrupts_set(INTX, UNMASK), came)
 
     def test_an_intx_interrupt_comes_by_irqfd_and_no_other_way(self):
         recorder, device = self.recorded()
