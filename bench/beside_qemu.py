@@ -1,4 +1,4 @@
-"""What the benchmarks share that run Crossbar and QEMU in turn, in one lab machine."""
+"""What the benchmarks share that run in lab machines: above all those where Crossbar and QEMU run in turn."""
 import argparse
 import os
 import subprocess
@@ -13,21 +13,26 @@ from guests_test import qemu_inside
 from machine import RUN, qemu_trouble
 
 
-def parser(text, pairs, kernel):
-    """The options they all have."""
+def parser(text, times, number, kernel):
+    """The options they all have. `times`: what the option is called that says how often, `number` of times by default."""
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--pairs", type=int, default=pairs)
+    made.add_argument(f"--{times}", type=int, default=number)
     made.add_argument("--kernel", help=f"the lab host's (default: {kernel})")
     made.add_argument("--build", default=os.path.join(TOP, "build", "release"))
     return made
 
 
-def run(script, options, *arguments):
-    """What the script says in a lab machine that has QEMU, and has it say the load of this machine around that. Ends
-    this program where there is no QEMU, or where the script fails."""
+def need_qemu():
+    """Ends this program where there is none."""
     if trouble := qemu_trouble():
         print(f"Skipped: {trouble}")
         sys.exit(1 if os.environ.get("CROSSBAR_REQUIRE_QEMU") else 77)
+
+
+def run(script, options, *arguments):
+    """What the script says in a lab machine that has QEMU, and has it say the load of this machine around that. Ends
+    this program where there is no QEMU, or where the script fails."""
+    need_qemu()
     try:
         inside = qemu_inside()
     except unittest.SkipTest as reason:
