@@ -3,9 +3,10 @@
 // The initiator is the first edu-compatible device, the target a BAR of memory (lib/p2p.h);
 // at=OFFSET says where in it.
 //
-// For each size: RAM -> engine -> BAR, checked by the CPU; then a pattern of the CPU's in the BAR ->
-// engine -> RAM, checked in RAM. What lies around the copied range must not change. First by polling,
-// then by interrupt: by MSI and by MSI-X, as the engine has them. Sizes go up to what its buffer holds.
+// For each size: a pattern of the CPU's in the BAR -> engine -> RAM, checked in RAM; then another one in RAM -> engine ->
+// BAR, checked by the CPU. What lies around the copied range must not change. First by polling, then by interrupt: by MSI and
+// by MSI-X, as the engine has them. Sizes go up to what its buffer holds. With the word wait, "stands" says
+// where what the engine wrote last is, and the guest waits for a line on the serial port, so that the host can read it too.
 //
 // Check numbers:
 //   1  there is an initiator, and it is alive
@@ -26,6 +27,7 @@
 #include "lib/io.h"
 #include "lib/p2p.h"
 #include "lib/print.h"
+#include "lib/serial.h"
 #include "lib/time.h"
 #include "lib/trap.h"
 
@@ -77,18 +79,25 @@ void Transfer(Edu::Direction direction, uint64_t address, uint64_t size, bool by
   CHECK(3, edu.Finish(), "at 0x%lx", address);
 }
 
-void CopyBothWays(uint64_t bar, uint64_t ram, uint64_t size, uint64_t seed, bool by_interrupt) {
+// `seed` from the BAR to `ram`, `seed` + 1 from `source` to the BAR.
+void CopyBothWays(uint64_t bar, uint64_t ram, uint64_t source, uint64_t size, uint64_t seed,
+                  bool by_interrupt) {
   using Direction = Edu::Direction;
-  Fill(ram, size, seed);
-  Fill(bar, size, ~seed);
-  Transfer(Direction::kToDevice, ram, size, by_interrupt);
-  Transfer(Direction::kFromDevice, bar, size, by_interrupt);
-  Compare(4, bar, size, seed);
-  Fill(bar, size, seed + 1);
+  Fill(bar, size, seed);
   Fill(ram, size, ~seed);
   Transfer(Direction::kToDevice, bar, size, by_interrupt);
   Transfer(Direction::kFromDevice, ram, size, by_interrupt);
-  Compare(5, ram, size, seed + 1);
+  Compare(5, ram, size, seed);
+  Fill(source, size, seed + 1);
+  Fill(bar, size, ~seed);
+  Transfer(Direction::kToDevice, source, size, by_interrupt);
+  Transfer(Direction::kFromDevice, bar, size, by_interrupt);
+  Compare(4, bar, size, seed + 1);
+}
+
+// Zeroed, with room for Fill's margins.
+uint64_t Buffer(uint64_t size) {
+  return reinterpret_cast<uint64_t>(AllocatePages(3 + size / kPageSize)) + kPageSize;
 }
 
 }  // namespace
@@ -103,13 +112,12 @@ void GuestMain() {
   constexpr uint64_t kSizes[] = {8, 256, Edu::kBufferSize, kLargest};
   const uint64_t most = edu.buffer_size() < kLargest ? edu.buffer_size() : kLargest;
   CHECK(2, bar + most + kMargin <= target.start() + target.size(), "it is small");
-  const uint64_t ram =
-      reinterpret_cast<uint64_t>(AllocatePages(3 + most / kPageSize)) + kPageSize;
+  const uint64_t ram = Buffer(most), source = Buffer(most);
   unsigned copies = 0;
   const auto run = [&](bool by_interrupt) {
     for (const uint64_t size : kSizes) {
       if (size > most) continue;
-      CopyBothWays(bar, ram, size, 7 + copies, by_interrupt);
+      CopyBothWays(bar, ram, source, size, 7 + copies, by_interrupt);
       copies += 2;
     }
   };
@@ -121,6 +129,10 @@ void GuestMain() {
   if (msix) run(true);
   Print("%u copies between RAM and the BAR are right, %lu interrupts%s\n", copies, interrupts,
         msix ? " (MSI-X too)" : msi ? "" : " (no MSI)");
+  if (!CommandLineHas("wait")) return;
+  Print("stands: %lu bytes, seed %u at 0x%lx in RAM, seed %u at 0x%lx in the BAR\n", most, 5 + copies, ram,
+        6 + copies, bar - target.start());
+  SerialSkipLine();
 }
 
 }  // namespace guest

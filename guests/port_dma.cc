@@ -30,10 +30,8 @@ namespace guest {
 namespace {
 
 constexpr uint64_t kSize = 1024;
-constexpr unsigned kMemoryWindow = 0x20, kPrefetchable = 0x24, kBridgeControl = 0x3e;
-constexpr uint16_t kBusReset = 1 << 6;
+constexpr unsigned kMemoryWindow = 0x20, kPrefetchable = 0x24;
 constexpr uint32_t kClosed = 0x0000fff0;
-constexpr uint8_t kBridge = 1;  // header type
 constexpr uint64_t kResetTime = 100'000;  // microseconds (PCIe 6.0, 6.6.1)
 constexpr uint16_t kForward = pci::kCommandMemory | pci::kCommandMaster;
 
@@ -41,17 +39,6 @@ constinit Edu edu;
 constinit Target target;
 constinit uint64_t ram = 0;
 constinit uint64_t seed = 0;
-
-// The bridge whose bus `function` is on.
-bool FindBridgeAbove(const PciFunction& function, Bdf* bridge) {
-  bool found = false;
-  ForEachFunction([&](const PciFunction& f) {
-    if (f.header_type != kBridge || ReadConfig8(f.bdf, pci::kSecondaryBus) != function.bdf.bus) return;
-    *bridge = f.bdf;
-    found = true;
-  });
-  return found;
-}
 
 // A new pattern from RAM through the engine to the BAR, or as far as it comes.
 void WriteByPeer() {
@@ -86,12 +73,12 @@ void TryReset(Bdf port) {
   const Bdf bdf = target.function().bdf;
   uint32_t registers[6];
   for (unsigned i = 0; i < 6; ++i) registers[i] = ReadConfig32(bdf, pci::kBar0 + 4 * i);
-  const uint16_t control = ReadConfig16(port, kBridgeControl);
+  const uint16_t control = ReadConfig16(port, pci::kBridgeControl);
   const auto reset = [&] {
-    WriteConfig16(port, kBridgeControl, control | kBusReset);
+    WriteConfig16(port, pci::kBridgeControl, control | pci::kBridgeControlReset);
     CHECK(7, ReadConfig32(bdf, pci::kId) == pci::kAbsent, "0x%x", ReadConfig32(bdf, pci::kId));
     Delay(2'000);
-    WriteConfig16(port, kBridgeControl, control);
+    WriteConfig16(port, pci::kBridgeControl, control);
     Delay(kResetTime);
     CHECK(7, ReadConfig32(bdf, pci::kId) != pci::kAbsent, "it is gone");
     CHECK(7, ReadConfig16(bdf, pci::kCommand) == 0, "COMMAND 0x%x", ReadConfig16(bdf, pci::kCommand));

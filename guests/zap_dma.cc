@@ -1,6 +1,6 @@
 // zap_dma: a peer's DMA at a BAR before, while and after the BAR stops decoding (G2, G7).
 //
-// Command line (lib/p2p.h has the target): cause=decode|power|reset|move: this guest ends the decode,
+// Command line (lib/p2p.h has the target): cause=decode|power|reset|move|bus: this guest ends the decode,
 // from a second CPU where there is one, while the first goes on with the DMA. cause=reboot: it resets the
 // machine. cause=outside: the host does something, as soon as it reads "hammering". cause=close: the guest
 // ends with a DMA under way. at=OFFSET: where in the BAR.

@@ -20,7 +20,8 @@ constexpr unsigned kAdvancedCapabilities = 3;  // of the AF capability
 constexpr unsigned kAdvancedControl = 4;
 constexpr uint8_t kAdvancedCanReset = 1 << 1;
 constexpr uint8_t kAdvancedStartReset = 1 << 0;
-constexpr uint64_t kResetTime = 100'000;  // microseconds (PCIe 6.0, 6.6.2)
+constexpr uint64_t kResetTime = 100'000;   // microseconds (PCIe 6.0, 6.6.1 and 6.6.2)
+constexpr uint64_t kBusResetTime = 2'000;  // at least 1 ms (7.5.1.3.13)
 constexpr uint16_t kDecode = pci::kCommandMemory | pci::kCommandMaster;
 
 // Whether a memory BAR overlaps `range`, which is somewhere above `target`. Only those above it can:
@@ -67,11 +68,14 @@ bool Target::Start() {
 }
 
 bool Target::ParseCause(const char* name, Cause* cause) {
-  static constexpr const char* kNames[] = {"decode", "power", "reset", "move"};
-  for (unsigned i = 0; i < 4; ++i) {
-    if (!Equal(name, kNames[i])) continue;
-    *cause = static_cast<Cause>(i);
-    return true;
+  static constexpr const char* kNames[] = {"decode", "power", "reset", "move", "bus"};
+  unsigned number = 0;
+  for (const char* known : kNames) {
+    if (Equal(name, known)) {
+      *cause = static_cast<Cause>(number);
+      return true;
+    }
+    ++number;
   }
   return false;
 }
@@ -98,6 +102,17 @@ bool Target::ResetFunction() {
   return true;
 }
 
+bool Target::ResetBus() {
+  Bdf port;
+  if (!FindBridgeAbove(function_, &port)) return false;
+  const uint16_t control = ReadConfig16(port, pci::kBridgeControl);
+  WriteConfig16(port, pci::kBridgeControl, control | pci::kBridgeControlReset);
+  Delay(kBusResetTime);
+  WriteConfig16(port, pci::kBridgeControl, control);
+  Delay(kResetTime);
+  return true;
+}
+
 bool Target::End(Cause cause) {
   switch (cause) {
     case Cause::kDecode: WriteConfig16(function_.bdf, pci::kCommand, 0); return true;
@@ -109,6 +124,7 @@ bool Target::End(Cause cause) {
       return true;
     }
     case Cause::kReset: return ResetFunction();
+    case Cause::kBus: return ResetBus();
   }
   return false;
 }
@@ -119,7 +135,7 @@ void Target::Restore(Cause cause) {
     WriteConfig16(function_.bdf, at + kPowerControl, 0);
     Delay(10'000);  // PCI Power Management 1.2, 5.6.1
   }
-  if (cause == Cause::kReset) {
+  if (cause == Cause::kReset || cause == Cause::kBus) {
     for (unsigned i = 0; i < 6; ++i) WriteConfig32(function_.bdf, pci::kBar0 + 4 * i, registers_[i]);
   }
   if (cause == Cause::kMove) WriteAddress(range_.start);

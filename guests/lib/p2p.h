@@ -24,9 +24,10 @@ class Target {
   uint64_t size() const { return range_.size; }
   uint64_t other() const { return other_; }  // where kMove puts it: no BAR is there at the start
 
-  // What ends decode. kMove ends it at the old address only; kReset is the FLR the device has, PCIe or AF.
-  enum class Cause { kDecode, kPower, kReset, kMove };
-  // The device's way, by name: "decode", "power", "reset", "move". False for another name.
+  // What ends decode. kMove ends it at the old address only; kReset is the FLR the device has, PCIe or AF; kBus is the
+  // Secondary Bus Reset of the root port above it.
+  enum class Cause { kDecode, kPower, kReset, kMove, kBus };
+  // By name: "decode", "power", "reset", "move", "bus". False for another name.
   static bool ParseCause(const char* name, Cause* cause);
   // False where the device has no such thing.
   bool End(Cause cause);
@@ -36,6 +37,7 @@ class Target {
  private:
   void WriteAddress(uint64_t address);
   bool ResetFunction();
+  bool ResetBus();
 
   PciFunction function_{};
   unsigned index_ = 0;

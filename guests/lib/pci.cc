@@ -117,6 +117,17 @@ bool FindFunction(uint16_t vendor, uint16_t device, PciFunction* function, unsig
   return found;
 }
 
+bool FindBridgeAbove(const PciFunction& function, Bdf* bridge) {
+  bool found = false;
+  ForEachFunction([&](const PciFunction& above) {
+    if (above.header_type != pci::kBridge ||
+        ReadConfig8(above.bdf, pci::kSecondaryBus) != function.bdf.bus) return;
+    *bridge = above.bdf;
+    found = true;
+  });
+  return found;
+}
+
 void PciBusRange(unsigned* first, unsigned* last) {
   *first = platform.first_bus;
   *last = platform.last_bus;

@@ -36,11 +36,13 @@ namespace pci {  // offsets and bits (PCIe 6.0, 7.5.1)
 inline constexpr unsigned kId = 0x00, kCommand = 0x04, kStatus = 0x06, kClass = 0x08,
                           kHeaderType = 0x0e, kBar0 = 0x10, kSecondaryBus = 0x19,
                           kSubordinateBus = 0x1a, kCapabilities = 0x34,
-                          kInterruptLine = 0x3c, kInterruptPin = 0x3d, kExtended = 0x100;
+                          kInterruptLine = 0x3c, kInterruptPin = 0x3d, kBridgeControl = 0x3e,
+                          kExtended = 0x100;
 inline constexpr uint16_t kCommandIo = 1 << 0, kCommandMemory = 1 << 1, kCommandMaster = 1 << 2,
                           kCommandIntxOff = 1 << 10;
 inline constexpr uint16_t kStatusCapabilities = 1 << 4;
-inline constexpr uint8_t kHeaderTypeMask = 0x7f, kMultiFunction = 0x80;
+inline constexpr uint16_t kBridgeControlReset = 1 << 6;
+inline constexpr uint8_t kHeaderTypeMask = 0x7f, kMultiFunction = 0x80, kBridge = 1;
 inline constexpr uint8_t kCapabilityPowerManagement = 0x01, kCapabilityMsi = 0x05,
                          kCapabilityPcie = 0x10, kCapabilityMsix = 0x11, kCapabilityAf = 0x13;
 inline constexpr uint32_t kAbsent = 0xffffffff;
@@ -84,6 +86,9 @@ template <typename Visit>
 void ForEachCapability(Bdf bdf, Visit visit);  // visit(uint8_t id, unsigned offset)
 template <typename Visit>
 void ForEachExtendedCapability(Bdf bdf, Visit visit);  // visit(uint16_t id, unsigned offset)
+
+// The bridge whose bus `function` is on; false where that is a root bus.
+bool FindBridgeAbove(const PciFunction& function, Bdf* bridge);
 
 // ---------------------------------------------------------------------------------------------
 

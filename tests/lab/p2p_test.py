@@ -126,6 +126,11 @@ class P2p(Case):
         self.engine(behind("edu", "ivshmem"), KERNEL_VFIO, "", self.DECODE, "debian-6.1")
 
     @timeout(600, processors=2)
+    def test_edu_to_ivshmem_on_debian_7(self):
+        self.need_full()
+        self.engine(behind("edu", "ivshmem"), KERNEL_VFIO, "", self.DECODE, "debian-7")
+
+    @timeout(600, processors=2)
     def test_nvme_to_an_nvme_buffer(self):
         """The peer that hammers hardest, and the target that can be reset and put to sleep."""
         outcome, texts = self.run_all(behind("nvme,cmb=64M", "nvme"), TARGET_FIRST,

@@ -38,10 +38,12 @@ TARGETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """`counted`: what the report calls it. `trigger`: a command of the lab host's, where it comes from there."""
+    """`counted`: what the report calls it. `trigger`: a command of the lab host's, where it comes from there. `options`: of
+    the target's, that it takes."""
     counted: str
     words: str
     trigger: str = "true"
+    options: str = ""
     lost: bool = False
     stretched: bool = True
 
@@ -51,24 +53,27 @@ CAUSES = {
     "move": Cause("bar-moved", "cause=move"),
     "power": Cause("power-down", "cause=power"),
     "reset": Cause("function-reset", "cause=reset"),
+    "bus": Cause("bus-reset", "cause=bus", options=",port=above"),
     # All decode ends before the first reset (G8), with the vCPUs parked.
     "reboot": Cause("machine-reset", "cause=reboot", stretched=False),
     "wanted": Cause("wanted-back", "cause=outside lost", "unbind", lost=True),
     "error": Cause("device-error", "cause=outside lost", "aer", lost=True),
+    # When the guest has long begun to hammer.
+    "injected": Cause("device-error", "cause=outside lost", options=",fault=device-error@15", lost=True),
     "vanish": Cause("device-gone", "cause=outside lost", "vanish", lost=True, stretched=False),
     "hangup": Cause("device-gone", "cause=outside lost", "hangup", lost=True),
 }
 
 # A reset clears registers.
-FORGETS = {("igb", "reset"), ("igb", "reboot")}
+FORGETS = {("igb", "reset"), ("igb", "bus"), ("igb", "reboot")}
 
 CELLS = [(target, cause) for target, causes in (
-    ("ivshmem", "decode move reboot wanted vanish"),
-    ("nvme", "decode move power reset reboot wanted error vanish"),
-    ("igb", "decode move power reset reboot wanted error vanish"),
+    ("ivshmem", "decode move bus reboot wanted vanish"),
+    ("nvme", "decode move power reset bus reboot wanted error injected vanish"),
+    ("igb", "decode move power reset bus reboot wanted error vanish"),
     ("server,flr=af", "decode move reset reboot hangup"),
     ("server,flr=pcie", "reset")) for cause in causes.split()]
-IN_CI = [("ivshmem", "decode"), ("nvme", "reset"), ("nvme", "error"), ("ivshmem", "wanted"),
+IN_CI = [("ivshmem", "decode"), ("nvme", "reset"), ("ivshmem", "bus"), ("nvme", "error"), ("ivshmem", "wanted"),
          ("ivshmem", "vanish")]
 
 # Long enough for a DMA of edu's, which takes 100 ms, to fall into each stage. The first slot is RAM.
@@ -149,26 +154,26 @@ def script_of(cells, numbers, controls=()):
         forgets = "forgets" if (target, cause) in FORGETS else ""
         lines += [f"device={source if place else ''} port=port{place}",
                   f"ids={which.ids} bar={which.bar} at={which.at}",
-                  f"devices=\"--device $LAB_DEVICE1,id=edu --device {source},id=target {failpoints}\"",
+                  f"devices=\"--device $LAB_DEVICE1,id=edu --device {source},id=target{why.options} {failpoints}\"",
                   f"cell {why.trigger} {which.where()} {why.words} {forgets}"]
     return "\n".join(lines)
 
 
 class Zap(Case):
-    def run_cells(self, cells, controls, seconds):
+    def run_cells(self, cells, controls, seconds, kernel):
         """What each cell wrote."""
         targets = list(dict.fromkeys(target for target, _ in cells if TARGETS[target].device))
         numbers = {target: number for number, target in enumerate(targets, 2)}
         arguments = [word for device in ["edu", *(TARGETS[target].device for target in targets)]
                      for word in ("--device", f"{device},port=root,bind=vfio")]
         outcome = self.in_lab(script_of(cells, numbers, controls), *arguments, "--file", MEDDLE,
-                              "--timeout", seconds, kernel=HOST)
+                              "--timeout", seconds, kernel=kernel)
         _, *texts = re.split("(?m)^== cell ", outcome.out)
         self.assertEqual(len(texts), len(cells) + len(controls), outcome)
         return texts
 
-    def check_cells(self, cells, controls, seconds=250):
-        texts = self.run_cells(cells, controls, seconds)
+    def check_cells(self, cells, controls, seconds=250, kernel=HOST):
+        texts = self.run_cells(cells, controls, seconds, kernel)
         for (target, cause), text in zip(cells, texts):
             with self.subTest(target=target, cause=cause):
                 self.check_cell(target, cause, text)
@@ -216,6 +221,16 @@ class Zap(Case):
 
     def test_g7_dma_is_refused_before_slots_and_device_end_and_ever_after(self):
         self.check_cells(IN_CI, IN_CI[:1])
+
+    @timeout(600)
+    def test_g7_on_an_older_kernel(self):
+        self.need_full()
+        self.check_cells(IN_CI, IN_CI, seconds=500, kernel="debian-6.1")
+
+    @timeout(600)
+    def test_g7_on_a_newer_kernel(self):
+        self.need_full()
+        self.check_cells(IN_CI, IN_CI, seconds=500, kernel="debian-7")
 
     # The guest ends with a DMA under way, which arrives 100 ms later: after the target was closed down to its
     # memslots, and before edu is. On a busy machine it may arrive early, while the BAR is there, which tells
