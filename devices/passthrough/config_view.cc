@@ -49,6 +49,9 @@ Result<ConfigView> ConfigView::Create(VfioBackend& backend) {
   view.KeepMsi();
   view.KeepMsix();
   view.initial_ = view.view_;
+  if (const uint16_t control = view.capabilities_.power + PCI_PM_CTRL; view.capabilities_.power != 0)
+    view.initial_.Set<uint16_t>(control, view.initial_.Get<uint16_t>(control) &
+                                             static_cast<uint16_t>(~PCI_PM_CTRL_STATE_MASK));  // D0
   return view;
 }
 
@@ -66,7 +69,8 @@ Result<> ConfigView::Load() {
                    view_.FindCapability(PCI_CAP_ID_MSI).value_or(0),
                    view_.FindCapability(PCI_CAP_ID_MSIX).value_or(0),
                    view_.FindCapability(PCI_CAP_ID_EXP).value_or(0),
-                   view_.FindCapability(PCI_CAP_ID_AF).value_or(0)};
+                   view_.FindCapability(PCI_CAP_ID_AF).value_or(0),
+                   view_.FindExtendedCapability(PCI_EXT_CAP_ID_ERR).value_or(0)};
   // A capability that the driver gives no interrupts for does not work.
   if (backend_->interrupt(VFIO_PCI_MSI_IRQ_INDEX).count == 0) capabilities_.msi = 0;
   if (backend_->interrupt(VFIO_PCI_MSIX_IRQ_INDEX).count == 0) capabilities_.msix = 0;
@@ -227,21 +231,29 @@ Result<> ConfigView::Write(uint16_t offset, unsigned size, uint32_t value) {
   return {};
 }
 
-Result<> ConfigView::Reset() {
+Result<> ConfigView::Reset(ResetKind kind) {
   view_ = initial_;
-  if (capabilities_.power != 0)
-    TRY(PutBack(capabilities_.power + PCI_PM_CTRL, PCI_PM_CTRL_STATE_MASK | PCI_PM_CTRL_PME_ENABLE, 0));
-  const uint16_t express = capabilities_.express;
-  if (express == 0) return {};
-  TRY(PutBack(express + PCI_EXP_DEVCTL, 0xffff, initial_.Get<uint16_t>(express + PCI_EXP_DEVCTL)));
-  // The second came with version 2 of the capability.
-  if ((initial_.Get<uint16_t>(express + PCI_EXP_FLAGS) & PCI_EXP_FLAGS_VERS) < 2) return {};
-  return PutBack(express + PCI_EXP_DEVCTL2, 0xffff, initial_.Get<uint16_t>(express + PCI_EXP_DEVCTL2));
+  const Capabilities& at = capabilities_;
+  if (at.power != 0)
+    TRY(PutBack(at.power + PCI_PM_CTRL, 2, PCI_PM_CTRL_STATE_MASK | PCI_PM_CTRL_PME_ENABLE));
+  if (at.express != 0) {
+    // A function's own reset leaves the payload's size (PCIe 6.0, 6.6.2).
+    const uint32_t left = kind == ResetKind::kFunction ? PCI_EXP_DEVCTL_PAYLOAD : 0;
+    TRY(PutBack(at.express + PCI_EXP_DEVCTL, 2, 0xffff & ~left));
+    // The second came with version 2 of the capability.
+    if ((initial_.Get<uint16_t>(at.express + PCI_EXP_FLAGS) & PCI_EXP_FLAGS_VERS) >= 2)
+      TRY(PutBack(at.express + PCI_EXP_DEVCTL2, 2, 0xffff));
+  }
+  if (at.errors == 0 || kind != ResetKind::kPower) return {};  // those are sticky (7.8.4)
+  for (const int mask : {PCI_ERR_UNCOR_MASK, PCI_ERR_UNCOR_SEVER, PCI_ERR_COR_MASK})
+    TRY(PutBack(static_cast<uint16_t>(at.errors + mask), 4, ~0u));
+  return PutBack(at.errors + PCI_ERR_CAP, 4, PCI_ERR_CAP_ECRC_GENE | PCI_ERR_CAP_ECRC_CHKE);
 }
 
-// A register of the device's own: `value` in the bits of `mask`, 0 in the others. Free where the bits are so.
-Result<> ConfigView::PutBack(uint16_t offset, uint16_t mask, uint16_t value) {
-  return (Read(offset, 2) & mask) == value ? Result<>() : Write(offset, 2, value);
+// The bits of `mask` of a register of the device's own, as they were at the start. Free where they are so.
+Result<> ConfigView::PutBack(uint16_t offset, unsigned size, uint32_t mask) {
+  const uint32_t now = Read(offset, size), initial = initial_.Read(offset, size);
+  return ((now ^ initial) & mask) == 0 ? Result<>() : Write(offset, size, (now & ~mask) | (initial & mask));
 }
 
 Result<> ConfigView::HoldMaster(bool hold) {

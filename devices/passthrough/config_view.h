@@ -21,6 +21,9 @@ namespace crossbar {
 
 class ConfigView {
  public:
+  // What is reset: each resets all that the one before it does, and more.
+  enum class ResetKind { kFunction, kBus, kPower };
+
   // Offsets of capabilities that are handled here; 0: the device has none.
   struct Capabilities {
     uint8_t power = 0;
@@ -28,6 +31,7 @@ class ConfigView {
     uint8_t msix = 0;
     uint8_t express = 0;
     uint8_t advanced_features = 0;
+    uint16_t errors = 0;  // AER
   };
 
   // Reads all of the device's config space. `backend` is borrowed. Errors: it cannot be read; it is no
@@ -50,10 +54,10 @@ class ConfigView {
   Result<> HoldMaster(bool hold);
   bool holds_master() const { return holds_master_; }
 
-  // What is kept here, as after a reset. Of the device's own: D0, and PCIe's Device Control as it was at the start. Around a
-  // reset the kernel saves and restores it (pci_save_state in drivers/pci/pci.c), and a device that cannot be reset never
-  // forgets it. Error: the device's driver refused a write.
-  Result<> Reset();
+  // What is kept here, as after a reset. Of the device's own: D0, and PCIe's Device Control and AER's masks as they were at
+  // the start. Around a reset the kernel saves and restores those (pci_save_state in drivers/pci/pci.c), and a device that
+  // cannot be reset never forgets them. Error: the device's driver refused a write.
+  Result<> Reset(ResetKind kind);
 
   // The MSI capability's registers, for Msi; `pending` goes into its register of that name.
   std::span<const uint8_t> MsiRegisters();
@@ -69,7 +73,7 @@ class ConfigView {
   void HideExtendedCapabilities();
   void KeepMsi();
   void KeepMsix();
-  Result<> PutBack(uint16_t offset, uint16_t mask, uint16_t value);
+  Result<> PutBack(uint16_t offset, unsigned size, uint32_t mask);
   void Keep(uint16_t offset, uint16_t size);
   void KeepByte(uint16_t offset, uint8_t value);
 

@@ -16,7 +16,14 @@
 namespace crossbar {
 namespace {
 
+using ResetKind = ConfigView::ResetKind;
+
 Result<> NoHardwareStep() { return {}; }
+
+ResetKind ResetOf(ZapCause cause) {
+  if (cause == ZapCause::kFunctionReset) return ResetKind::kFunction;
+  return cause == ZapCause::kBusReset ? ResetKind::kBus : ResetKind::kPower;
+}
 
 }  // namespace
 
@@ -81,7 +88,7 @@ Result<> PassthroughFunction::Discover() {
   for (unsigned bar = 0; bar < Bars::kCount; ++bar)
     bars_.SetTrap(bar, std::shared_ptr<BusDevice>(shared_from_this(), &traps_[bar]));
   // The driver enabled the device when it opened it; the guest finds it as after power-on.
-  ForgetReset();
+  ForgetReset(ResetKind::kPower);
   if (lost_) return Fail("it does not answer");
   return config_.HoldMaster(MasterHeld());
 }
@@ -242,7 +249,7 @@ void PassthroughFunction::Transition(ZapCause cause, bool injected, const Hardwa
   if (policy.stays_down || !done) {
     Lose();
   } else if (!held) {
-    if (policy.resets) ForgetReset();
+    if (policy.resets) ForgetReset(ResetOf(cause));
     if (lost_)
       LogWarning("{}: no answer after {}; the guest has lost it", settings_.id, ZapCauseName(cause));
     decode_ = ReadDecode();
@@ -269,9 +276,9 @@ void PassthroughFunction::Lose() {
 
 // The guest finds reset values, whatever the driver restored underneath: drivers of the host save and
 // restore config space around a reset (pci_try_reset_function).
-void PassthroughFunction::ForgetReset() {
+void PassthroughFunction::ForgetReset(ResetKind kind) {
   bars_.Reset();
-  if (!config_.Reset() || !config_.Write(PCI_COMMAND, 2, 0)) return Lose();
+  if (!config_.Reset(kind) || !config_.Write(PCI_COMMAND, 2, 0)) return Lose();
   decode_ = ReadDecode();
   UpdateInterrupts();
 }

@@ -75,6 +75,7 @@ class PassthroughFunction : public PciFunction,
       EXCLUDES(forward_mutex_);
 
   // Does what `cause` asks for as if it had come: for fault plans (fault= of --device). Of hardware steps only a reset's.
+  // On the watcher's thread, where those from outside come.
   void Inject(ZapCause cause) EXCLUDES(access_);
   // The end: everything of it is taken away, then its file descriptors close (G11). Idempotent.
   void Close() EXCLUDES(access_);
@@ -129,7 +130,7 @@ class PassthroughFunction : public PciFunction,
   bool MasterHeld() const;
   void Lose() REQUIRES(access_);
   void CloseBackend() REQUIRES(access_);
-  void ForgetReset() REQUIRES(access_);
+  void ForgetReset(ConfigView::ResetKind kind) REQUIRES(access_);
   void UpdateInterrupts() REQUIRES(access_);
   void DisableInterrupts() REQUIRES(access_);
   // What the device says now, not what the guest asked for.

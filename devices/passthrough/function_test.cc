@@ -8,7 +8,9 @@
 namespace crossbar::testing {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::Contains;
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -155,20 +157,46 @@ TEST_F(PassthroughTest, AMachineResetRestoresPowerOnValues) {
   EXPECT_EQ(Read(PCI_COMMAND, 2), 0u);
 }
 
-TEST_F(PassthroughTest, AMachineResetPutsPowerStateAndDeviceControlBack) {
-  constexpr uint16_t kDeviceControl = FakeDevice::kExpress + PCI_EXP_DEVCTL, kPowerControl = FakeDevice::kPower + PCI_PM_CTRL;
+// The driver restores them around a reset, as the kernel does.
+TEST_F(PassthroughTest, AResetPutsBackWhatTheDriverKeeps) {
+  struct Register {
+    uint16_t offset;
+    unsigned size;
+    uint32_t written, after_function_reset;
+  };
+  constexpr uint16_t kErrors = 0x140, kDeviceControl = FakeDevice::kExpress + PCI_EXP_DEVCTL;
+  const std::array registers = {
+      Register{FakeDevice::kPower + PCI_PM_CTRL, 2, PCI_PM_CTRL_PME_ENABLE, 0},
+      Register{kDeviceControl, 2, PCI_EXP_DEVCTL_READRQ_4096B | PCI_EXP_DEVCTL_PAYLOAD_256B, PCI_EXP_DEVCTL_PAYLOAD_256B},
+      Register{FakeDevice::kExpress + PCI_EXP_DEVCTL2, 2, 0x1f, 0},
+      Register{kErrors + PCI_ERR_UNCOR_MASK, 4, 0x100000, 0x100000},
+      Register{kErrors + PCI_ERR_UNCOR_SEVER, 4, 0x1000, 0x1000},
+      Register{kErrors + PCI_ERR_COR_MASK, 4, 0x2000, 0x2000},
+      Register{kErrors + PCI_ERR_CAP, 4, PCI_ERR_CAP_ECRC_GENE, PCI_ERR_CAP_ECRC_GENE}};
+  const auto write = [&] {
+    for (const Register& r : registers) Write(r.offset, r.size, r.written);
+  };
   for (const bool can_reset : {false, true}) {
-    device.can_reset = can_reset;  // the driver restores them around a reset, as the kernel does
-    const uint32_t control = Read(kDeviceControl, 2);
-    Write(kDeviceControl, 2, PCI_EXP_DEVCTL_READRQ_4096B | PCI_EXP_DEVCTL_PHANTOM);
-    Write(kPowerControl, 2, PCI_PM_CTRL_PME_ENABLE | 3);
+    device.can_reset = can_reset;
+    write();
     function->Reset();
-    EXPECT_EQ(Read(kDeviceControl, 2), control);
-    EXPECT_EQ(Read(kPowerControl, 2), 0u);
+    for (const Register& r : registers) EXPECT_EQ(Read(r.offset, r.size), 0u) << std::hex << r.offset;
     heart.recorder.Take();
     function->Reset();
-    EXPECT_THAT(heart.recorder.Take(), Not(Contains(StartsWith("hardware config 0x8")))) << "it is there already";
+    EXPECT_THAT(heart.recorder.Take(), Each(AnyOf(Not(StartsWith("hardware config")), "hardware config 0x4 = 0x0")))
+        << "they are there already";
   }
+  write();
+  Write(kDeviceControl, 2, registers[1].written | PCI_EXP_DEVCTL_BCR_FLR);
+  for (const Register& r : registers) EXPECT_EQ(Read(r.offset, r.size), r.after_function_reset) << std::hex << r.offset;
+}
+
+TEST_F(PassthroughTest, ADeviceLeftInD3IsPutIntoD0) {
+  function->Close();
+  device.open = true;
+  device.config.Set<uint16_t>(FakeDevice::kPower + PCI_PM_CTRL, 3);
+  Start();
+  EXPECT_EQ(Read(FakeDevice::kPower + PCI_PM_CTRL, 2), 0u);
 }
 
 TEST_F(PassthroughTest, G7WhatTheHostWantsBackLeavesTheBusAndReadsAllOnes) {

@@ -44,6 +44,7 @@ struct FakeDevice {
     Capability(kExpress, PCI_CAP_ID_EXP, kAdvanced);
     Capability(kAdvanced, PCI_CAP_ID_AF, 0);
     config.Set<uint16_t>(kMsi + PCI_MSI_FLAGS, PCI_MSI_FLAGS_64BIT | PCI_MSI_FLAGS_MASKBIT | 2 << 1);
+    config.Set<uint16_t>(kExpress + PCI_EXP_FLAGS, 2);  // the capability's version
     config.Set<uint32_t>(kExpress + PCI_EXP_DEVCAP, PCI_EXP_DEVCAP_FLR);
     config.Set<uint8_t>(kAdvanced + PCI_AF_CAP, PCI_AF_CAP_FLR);
     // A table of 4 vectors in the third page of BAR 2, its pending bits in the same.
