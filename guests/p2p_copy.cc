@@ -114,11 +114,13 @@ void GuestMain() {
   CHECK(2, bar + most + kMargin <= target.start() + target.size(), "it is small");
   const uint64_t ram = Buffer(most), source = Buffer(most);
   unsigned copies = 0;
+  uint64_t last = 0;
   const auto run = [&](bool by_interrupt) {
     for (const uint64_t size : kSizes) {
       if (size > most) continue;
       CopyBothWays(bar, ram, source, size, 7 + copies, by_interrupt);
       copies += 2;
+      last = size;
     }
   };
   run(false);
@@ -130,7 +132,7 @@ void GuestMain() {
   Print("%u copies between RAM and the BAR are right, %lu interrupts%s\n", copies, interrupts,
         msix ? " (MSI-X too)" : msi ? "" : " (no MSI)");
   if (!CommandLineHas("wait")) return;
-  Print("stands: %lu bytes, seed %u at 0x%lx in RAM, seed %u at 0x%lx in the BAR\n", most, 5 + copies, ram,
+  Print("stands: %lu bytes, seed %u at 0x%lx in RAM, seed %u at 0x%lx in the BAR\n", last, 5 + copies, ram,
         6 + copies, bar - target.start());
   SerialSkipLine();
 }
