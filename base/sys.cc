@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/timerfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
@@ -213,18 +212,6 @@ Result<Fd> EventFd(unsigned initial, int flags) {
   const int fd = Through("eventfd", [&] { return ::eventfd(initial, flags | EFD_CLOEXEC); });
   if (fd < 0) return Failed(fd, "eventfd");
   return Fd(fd);
-}
-
-Result<Fd> TimerFd(std::chrono::nanoseconds after) {
-  const int made = Through("timerfd_create", [] { return ::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK); });
-  if (made < 0) return Failed(made, "timerfd_create");
-  Fd timer(made);
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(after);
-  itimerspec when{};
-  when.it_value = {seconds.count(), (after - seconds).count()};
-  const int set = Through("timerfd_settime", [&] { return ::timerfd_settime(timer.get(), 0, &when, nullptr); });
-  if (set < 0) return Failed(set, "timerfd_settime");
-  return timer;
 }
 
 Result<> SignalEvent(const Fd& event) {

@@ -88,8 +88,6 @@ Result<Fd> EventFd(unsigned initial = 0, int flags = 0);
 Result<> SignalEvent(const Fd& event);  // a failure is tried again once, for a thread waits for it
 // The counter and 0 afterwards; 0 where a non-blocking eventfd had nothing.
 Result<uint64_t> DrainEvent(const Fd& event);
-// Becomes readable once, when `after` (more than 0) has passed.
-Result<Fd> TimerFd(std::chrono::nanoseconds after);
 // Whether `fd` can be read without blocking; false where that cannot be found out.
 bool IsReadable(int fd);
 // Waits for at most `milliseconds` until `fd` takes a page of data without blocking, or write would

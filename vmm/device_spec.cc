@@ -55,7 +55,8 @@ Result<DeviceSpec::Fault> ParseFault(const std::string& value) {
   const char* const first = at == std::string::npos ? last : value.data() + at + 1;
   const auto [end, error] = std::from_chars(first, last, seconds, std::chars_format::fixed);
   if (error != std::errc() || end != last || !(seconds >= 0.001 && seconds <= kMostSeconds))
-    return Fail("fault={} does not say when: {}@2.5 is 2.5 seconds after the start", value, name);
+    return Fail("fault={} does not say when; write {}@2.5 for 2.5 seconds after the devices are connected (0.001 to {:.0f})",
+                value, name, kMostSeconds);
   return DeviceSpec::Fault{*cause, std::chrono::milliseconds(std::llround(seconds * 1000))};
 }
 

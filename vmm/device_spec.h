@@ -27,7 +27,7 @@ struct DeviceSpec {
   bool rom = true;              // the guest sees an expansion ROM if there is one
   std::string rom_file;         // in place of the device's own
 
-  // A fault that is injected, once, so long after the device was connected.
+  // A fault that is injected, once, so long after all devices were connected: just before the guest starts. 1 ms to a day.
   struct Fault {
     ZapCause cause = ZapCause::kDeviceError;
     std::chrono::milliseconds after{};

@@ -55,8 +55,8 @@ po::options_description Describe() {
        "model=dma|memory, a server of our own; then [,id=NAME][,port=NAME][,slot=NN] [,p2p=on|off]"
        "[,rom=FILE|off][,fault=CAUSE@SECONDS] and the model's options (crossbar serve --help); devices with "
        "one port= are functions behind a PCIe root port, without it they are on the root bus; fault= injects "
-       "device-error, device-gone, wanted-back, function-reset or decode-off so long after the start; may be "
-       "repeated")  //
+       "device-error, device-gone, wanted-back, function-reset or decode-off (for a moment) so long after the "
+       "devices are connected; may be repeated")  //
       ("cmdline", po::value<std::string>()->value_name("STR"), "kernel command line")         //
       ("memory", po::value<std::string>()->value_name("SIZE")->default_value("512M"),
        "guest RAM, with suffix K, M, G or T")                                                 //

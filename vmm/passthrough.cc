@@ -177,7 +177,7 @@ Result<> Passthrough::Connect(const Machine& machine) {
     }
   }
   opened_.clear();
-  return {};
+  return StartFaults();
 }
 
 uint8_t Passthrough::buses() const {
@@ -233,18 +233,22 @@ Result<> Passthrough::ConnectDevice(const Machine& machine, Opened opened) {
   std::shared_ptr<PassthroughFunction> function = TRY(PassthroughFunction::Create(
       std::move(opened.backend), std::move(settings), std::move(around)));
   functions_.push_back(function);
-  if (opened.spec.fault) TRY(PlanFault(*opened.spec.fault, function));
+  if (opened.spec.fault) faults_.push_back({*opened.spec.fault, function, Fd()});
   return place.bus.Add(place.devfn, std::move(function));
 }
 
-Result<> Passthrough::PlanFault(const DeviceSpec::Fault& fault,
-                                std::shared_ptr<PassthroughFunction> function) {
-  fault_timers_.push_back(TRY(sys::TimerFd(fault.after)));
-  const int timer = fault_timers_.back().get();
-  return watcher_->Watch(timer, [this, timer, cause = fault.cause, function = std::move(function)] {
-    watcher_->Unwatch(timer);
-    function->Inject(cause);
-  });
+// Once all devices have their places.
+Result<> Passthrough::StartFaults() {
+  for (PlannedFault& planned : faults_) {
+    planned.timer = TRY(sys::IntervalTimer(planned.fault.after));
+    const auto once = [watcher = watcher_.get(), timer = planned.timer.get(), cause = planned.fault.cause,
+                       function = planned.function] {
+      watcher->Unwatch(timer);
+      function->Inject(cause);
+    };
+    TRY(watcher_->Watch(planned.timer.get(), once));
+  }
+  return {};
 }
 
 Result<> Passthrough::AssignResources() {
@@ -253,7 +257,9 @@ Result<> Passthrough::AssignResources() {
 
 // G11: BARs leave every domain before a device's file closes. A domain ends after the last device in it.
 void Passthrough::Close() {
-  for (const Fd& timer : fault_timers_) watcher_->Unwatch(timer.get());
+  for (const PlannedFault& planned : faults_)
+    if (planned.timer.valid()) watcher_->Unwatch(planned.timer.get());
+  faults_.clear();
   for (const auto& function : functions_) function->Close();
   functions_.clear();
   opened_.clear();  // where Connect failed

@@ -1,7 +1,7 @@
 // Passthrough: the passed-through devices of one VM: opened before the machine is laid out, connected
 // to it after, closed before it ends.
 //
-// Owned by Vm. Main thread, but for LetGroupGo.
+// Owned by Vm. Main thread, but for LetGroupGo; faults are injected on the watcher's thread.
 #pragma once
 
 #include <cstdint>
@@ -94,7 +94,7 @@ class Passthrough {
   Result<Port*> PortOf(PciRoot& pci, const DeviceSpec& spec);
   Result<Place> PlaceOf(PciRoot& pci, const DeviceSpec& spec);
   Result<> ConnectDevice(const Machine& machine, Opened opened);
-  Result<> PlanFault(const DeviceSpec::Fault& fault, std::shared_ptr<PassthroughFunction> function);
+  Result<> StartFaults();
 
   VfioHost host_;
   std::vector<GuestRange> unusable_;
@@ -110,7 +110,12 @@ class Passthrough {
   PciRoot* pci_ = nullptr;
   PciWindows layout_;
   std::map<std::string, Port> ports_;
-  std::vector<Fd> fault_timers_;
+  struct PlannedFault {
+    DeviceSpec::Fault fault;
+    std::shared_ptr<PassthroughFunction> function;
+    Fd timer;
+  };
+  std::vector<PlannedFault> faults_;
   std::vector<std::shared_ptr<PassthroughFunction>> functions_;
 };
 

@@ -1,5 +1,5 @@
 // EventWatcher: a thread that waits on descriptors for devices whose causes come from outside (the host
-// wants the device back, an error, a server that hung up, an EOI to pass on). Such a handler may run a
+// wants the device back, an error, a server that hung up, an EOI to pass on, a fault to inject). Such a handler may run a
 // zap and so take seconds: it never runs on the main event loop (DESIGN: one worker).
 //
 // vmm/ implements it. Any thread.
