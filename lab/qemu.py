@@ -63,8 +63,9 @@ def _ports(files, shell):
 
 def command(options, kernel, initrd, folders, files):
     """The words of QEMU's command line. `files`: the chardevs by name, each with the descriptor it is to use."""
+    threads = "single" if options.in_turn else "multi"
     # PVH: nothing to uncompress, which an emulated CPU is slow at.
-    arguments = [*program(), "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", str(options.cpus),
+    arguments = [*program(), "-machine", "q35", "-accel", f"tcg,thread={threads}", "-cpu", "EPYC", "-smp", str(options.cpus),
                  "-m", str(options.memory >> 20), "-nodefaults", "-display", "none", "-no-reboot",
                  "-kernel", kernel.vmlinux, "-initrd", initrd, "-append",
                  f"console=ttyS0 quiet panic=-1 rdinit=/lab/init {FAST} {KERNEL_ARGUMENTS[options.iommu]}"]
