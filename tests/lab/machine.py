@@ -37,11 +37,12 @@ def qemu_trouble():
     return ""
 
 
-def timeout(seconds, processors=1):
-    """What ctest is to grant a test. `processors`: as many its machine has, too."""
+def timeout(seconds, processors=1, in_turn=False):
+    """What ctest is to grant a test. `processors`: as many its machine has, too; in_turn: but for one here (lab/run --in-turn)."""
     def mark(method):
         method.timeout = seconds
-        method.processors = processors
+        method.machine = ["--cpus", processors, *(["--in-turn"] if in_turn else [])]
+        method.processors = 1 if in_turn else processors
         return method
     return mark
 
@@ -93,8 +94,8 @@ class Case(unittest.TestCase):
 
     def in_lab(self, script, *arguments, status=0, kernel=KERNEL):
         """The output of a shell script in a lab machine, which has to end with `status`."""
-        processors = getattr(getattr(self, self._testMethodName), "processors", 1)
-        outcome = self.lab("--kernel", kernel, "--cpus", processors, "--timeout", PATIENCE, *arguments, "--", "sh", "-c", script)
+        machine = getattr(getattr(self, self._testMethodName), "machine", [])
+        outcome = self.lab("--kernel", kernel, *machine, "--timeout", PATIENCE, *arguments, "--", "sh", "-c", script)
         self.assertEqual(outcome.status, status, outcome)
         return outcome
 

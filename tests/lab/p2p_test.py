@@ -52,7 +52,7 @@ class P2p(Case):
     def run_all(self, machine, devices, steps, kernel=HOST):
         """The output of each of `steps`, lines of a shell script."""
         script = SCRIPT % devices + "".join(f"echo '== step'; {step}\n" for step in steps)
-        outcome = self.in_lab(script, *machine, "--in-turn", "--timeout", 580 if FULL else PATIENCE, kernel=kernel)
+        outcome = self.in_lab(script, *machine, "--timeout", 580 if FULL else PATIENCE, kernel=kernel)
         return outcome, outcome.out.split("== step\n")[1:]
 
     @staticmethod
@@ -107,31 +107,31 @@ class P2p(Case):
     DECODE = (("decode", "decode-off"), ("move", "bar-moved"))
     ALL = (*DECODE, ("power", "power-down"), ("reset", "function-reset"))
 
-    @timeout(600, processors=2)
+    @timeout(600, processors=2, in_turn=True)
     def test_vfio_user_engine_to_memory(self):
         self.need_full()  # otherwise kvm.Vfiouser has the same guests
         self.engine((), VFIO_USER, "", self.DECODE)
 
-    @timeout(600, processors=2)
+    @timeout(600, processors=2, in_turn=True)
     def test_edu_to_ivshmem(self):
         self.engine(behind("edu", "ivshmem"), KERNEL_VFIO, "", self.DECODE)
 
-    @timeout(600, processors=2)
+    @timeout(600, processors=2, in_turn=True)
     def test_edu_to_an_nvme_buffer(self):
         self.need_full()
         self.engine(behind("edu", "nvme,cmb=64M"), KERNEL_VFIO, CMB, self.ALL)
 
-    @timeout(600, processors=2)
+    @timeout(600, processors=2, in_turn=True)
     def test_edu_to_ivshmem_on_debian_6_1(self):
         self.need_full()
         self.engine(behind("edu", "ivshmem"), KERNEL_VFIO, "", self.DECODE, "debian-6.1")
 
-    @timeout(600, processors=2)
+    @timeout(600, processors=2, in_turn=True)
     def test_edu_to_ivshmem_on_debian_7(self):
         self.need_full()
         self.engine(behind("edu", "ivshmem"), KERNEL_VFIO, "", self.DECODE, "debian-7")
 
-    @timeout(600, processors=2)
+    @timeout(600, processors=2, in_turn=True)
     def test_nvme_to_an_nvme_buffer(self):
         """The peer that hammers hardest, and the target that can be reset and put to sleep."""
         outcome, texts = self.run_all(behind("nvme,cmb=64M", "nvme"), TARGET_FIRST,
