@@ -2,10 +2,12 @@
 //
 // By size (a sparse memfd: no page of it is touched) and by how many vCPUs are running, for the
 // removal waits for each of them. Both sides work on the same VM, slot number and addresses, in
-// turn. Gate: AddressSpace takes at most 1.1 times as long, on the median.
+// turn. Gate: AddressSpace takes at most 1.1 times as long, on the median. Without one where there are fewer
+// processors than vCPUs and us: the update then waits until the scheduler has run all of them.
 #include <sys/mman.h>
 
 #include <chrono>
+#include <thread>
 #include <vector>
 
 #include "base/check.h"
@@ -86,6 +88,7 @@ Result<> MeasureWith(unsigned vcpus, Hva host, Gates& gates) {
   for (unsigned id = 0; id < vcpus; ++id) made.push_back(TRY(machine->MakeVcpu(id)));
   const Spinners spinners(machine->stop(), std::move(made));
   const Limit limit{.ratio = 1.1, .on = Limit::On::kMedian};
+  const bool each_has_its_own = vcpus < std::thread::hardware_concurrency();
   for (const uint64_t size : kSizes) {
     const GuestRange range{kPlace, size};
     const std::vector<Pairs> pairs =
@@ -98,7 +101,9 @@ Result<> MeasureWith(unsigned vcpus, Hva host, Gates& gates) {
       const std::string name =
           fmt::format("memslot_{}/mib:{}/vcpus:{}", operations[i], size / kMiB, vcpus);
       Report(name, "ioctl", pairs[i]);
-      gates.Ratio(name + ", AddressSpace / ioctl", pairs[i], limit);
+      const std::string ratio = name + ", AddressSpace / ioctl";
+      if (each_has_its_own) gates.Ratio(ratio, pairs[i], limit);
+      else gates.Show(ratio, pairs[i]);
     }
   }
   return {};
