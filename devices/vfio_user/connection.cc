@@ -333,8 +333,8 @@ void Connection::RunTwin() {
   Result<> going;
   while (going) {
     Result<std::optional<Message>> message = twin_->Receive(kMaxMessage, Deadline::max());
-    going = message ? CheckCommand(**message)
-                    : Result<>(std::unexpected(std::move(message).error()));
+    if (!message) return Break(message.error().message());
+    going = CheckCommand(**message);
     if (going) going = ServeCommand(**message);
   }
   Break(going.error().message());
