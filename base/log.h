@@ -26,9 +26,9 @@ void WriteLine(LogLevel level, std::string_view text);
 
 // "crossbar: TEXT", as one line whatever TEXT holds: what main says at the end.
 void WriteVerdict(std::string_view text);
-// Text as it is. One write for up to PIPE_BUF bytes, so that lines of several threads do not mix. Whoever does not read our stderr must hold up
-// neither a vCPU nor a zap: it waits a second for room, and then drops what there is no room for. If it fails there is nobody
-// to tell, and it must not change how the program ends: it neither throws nor raises a signal, SIGPIPE
+// Text as it is. One write for up to PIPE_BUF bytes, so that lines of several threads do not mix. Whoever does not read our
+// stderr must hold up neither a vCPU nor a zap: it waits a second for room, and then drops what there is no room for. If it
+// fails there is nobody to tell, and it must not change how the program ends: it neither throws nor raises a signal, SIGPIPE
 // and SIGXFSZ being ignored by main.
 void WriteStderr(std::string_view text);
 

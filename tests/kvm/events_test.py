@@ -1,6 +1,5 @@
 """What goes between a guest and a vfio-user server without us: doorbells by ioeventfd, interrupts by irqfd. Counted at the
 server by the messages it gets, and here by the exits of the vCPU."""
-import json
 import os
 import re
 
@@ -23,8 +22,7 @@ class Events(Case):
         return recorder, ("--memory", "64M", "--device", f"socket={path}", "--report", "report.json")
 
     def mmio_exits(self):
-        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
-            return sum(cpu["mmio"] for cpu in json.load(file)["exits"])
+        return sum(cpu["mmio"] for cpu in self.last_report()["exits"])
 
     def ring(self, rings, *arguments):
         """The guest's doorbell rung `rings` times in each place; what the server was told, and the exits."""

@@ -1,7 +1,6 @@
 """Devices in other processes, passed through over vfio-user: peer-to-peer copies, zaps, and servers that go away."""
 import contextlib
 import errno
-import json
 import os
 import signal
 import socket
@@ -32,10 +31,6 @@ def program_of(pid):
 class Reported(Case):
     def run_with_report(self, name, *arguments):
         return self.run_guest(name, *arguments, "--memory", "64M", "--report", "report.json")
-
-    def last_report(self):
-        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
-            return json.load(file)
 
 
 class Vfiouser(Reported):

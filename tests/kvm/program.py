@@ -6,6 +6,7 @@ CROSSBAR_BUILD, a list of words: "sanitizer", "static".
 import ctypes
 import dataclasses
 import fcntl
+import json
 import os
 import select
 import shutil
@@ -265,6 +266,11 @@ class Case(unittest.TestCase):
 
     def files(self):
         return sorted(os.listdir(self.folder))
+
+    def last_report(self):
+        """What --report report.json has left."""
+        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
+            return json.load(file)
 
     def assert_succeeds(self, outcome):
         self.assertEqual((outcome.status, outcome.err), (SUCCESS, ""), outcome)

@@ -16,12 +16,10 @@ PHASES = ["parse", "kvm", "ram", "slots", "irqchip", "devices", "vcpus", "load",
 class Report(Case):
     def report_of(self, name, *arguments, status=SUCCESS):
         """The report of a run to its end, and its text's own checks."""
-        path = os.path.join(self.folder, "report.json")
-        outcome = self.run_guest(name, *arguments, "--report", path)
+        outcome = self.run_guest(name, *arguments, "--report", os.path.join(self.folder, "report.json"))
         self.assertEqual(outcome.status, status, outcome)
         self.assertEqual([name for name in self.files() if "report" in name], ["report.json"])
-        with open(path, encoding="utf-8") as file:
-            report = json.load(file)
+        report = self.last_report()
         self.assertEqual(report["end"]["status"], outcome.status)
         return report
 
@@ -122,8 +120,7 @@ class ReportFile(Case):
         session.signal(signal.SIGTERM)
         self.assertEqual(session.finish().status, STOPPED)
         self.assertEqual(self.files(), ["code.elf", "report.json"])
-        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
-            end = json.load(file)["end"]
+        end = self.last_report()["end"]
         self.assertEqual(end["reason"], "stopped")
         self.assertIn("Terminated", end["detail"])
 

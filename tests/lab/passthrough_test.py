@@ -16,8 +16,8 @@ say() { echo "== $1 $(faults)"; }
 report() { echo "== report"; cat report.json; }
 """ % RUN
 
-# Two targets: a guest finds its own by IDs. LEFT: in a shell `hold WORDS`, after p2p_copy with wait: what the engine left in RAM
-# and in the BAR, read by the lab host: in the VM's memory, and at the device's own address by QEMU's monitor.
+# Two targets: a guest finds its own by IDs. LEFT: in a shell `hold DEVICE WORDS`, p2p_copy with wait: what the engine left in
+# RAM and in the BAR, read by the lab host: in the VM's memory, and at the device's own address by QEMU's monitor.
 TARGETS = {"ivshmem": "", "nvme": "target=0x1b360010 bar=2"}
 LEFT = r"""
 hold() {
