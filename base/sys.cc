@@ -94,12 +94,15 @@ Result<size_t> Pwrite(int fd, std::span<const std::byte> data, uint64_t offset) 
   return static_cast<size_t>(n);
 }
 
-Result<std::string> ReadFile(const std::string& path) {
+Result<std::string> ReadFile(const std::string& path, size_t most) {
   const Fd fd = TRY(Open(path, O_RDONLY));
   std::string text;
   char buffer[16384];
-  while (const size_t n = TRY(Read(fd.get(), std::as_writable_bytes(std::span(buffer)))))
+  while (const size_t n = TRY(Read(fd.get(), std::as_writable_bytes(std::span(buffer))))) {
     text.append(buffer, n);
+    if (text.size() > most)
+      return std::unexpected(Error(EFBIG, fmt::format("{} has more than {} bytes", path, most)));
+  }
   return text;
 }
 

@@ -62,8 +62,8 @@ Result<size_t> Read(int fd, std::span<std::byte> buffer);
 Result<size_t> Write(int fd, std::span<const std::byte> data);
 Result<size_t> Pread(int fd, std::span<std::byte> buffer, uint64_t offset);
 Result<size_t> Pwrite(int fd, std::span<const std::byte> data, uint64_t offset);
-// All of a file of any kind, such as those in /proc.
-Result<std::string> ReadFile(const std::string& path);
+// All of a file of any kind, such as those in /proc. Errors: EFBIG where it has more than `most` bytes.
+Result<std::string> ReadFile(const std::string& path, size_t most = SIZE_MAX);
 Result<> WriteAll(int fd, std::span<const std::byte> data);
 Result<uint64_t> FileSize(int fd);
 // Of what `path` leads to, and of a link itself.

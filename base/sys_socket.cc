@@ -89,6 +89,9 @@ Result<Fd> ListenUnix(const std::string& path) {
   Fd fd = TRY(UnixSocket());
   Result<> bound = BindUnix(fd.get(), address, path);
   if (!bound && bound.error().code() == EADDRINUSE) {
+    // connect refuses a file of another type in the same words as a socket that nobody serves.
+    if (!S_ISSOCK(TRY(Lstat(path)).st_mode))
+      return std::unexpected(Error(EADDRINUSE, fmt::format("{} is there and is no socket", path)));
     // No need to wait: where others do, somebody serves.
     const Result<Fd> other = Connect(address, path, std::chrono::milliseconds(1));
     if (!other && other.error().code() == ECONNREFUSED) {

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -79,6 +80,22 @@ TEST(Sys, ConnectingWaitsForSoLongOnly) {
   EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(3));
   EXPECT_TRUE(sys::Accept(listener.get()));
   EXPECT_TRUE(sys::ConnectUnix(path));
+  EXPECT_TRUE(sys::Unlink(path));
+}
+
+TEST(Sys, ListeningReplacesAStaleSocketAndNoOtherFile) {
+  const std::string path = ::testing::TempDir() + "stale-socket";
+  (void)sys::ListenUnix(path).value();  // nobody serves it any more
+  EXPECT_TRUE(sys::ListenUnix(path));
+  EXPECT_TRUE(sys::Unlink(path));
+  std::ofstream(path) << "precious";
+  const Result<Fd> refused = sys::ListenUnix(path);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), EADDRINUSE);
+  EXPECT_NE(refused.error().message().find("is no socket"), std::string::npos);
+  EXPECT_EQ(sys::ReadFile(path).value(), "precious");
+  EXPECT_EQ(sys::ReadFile(path, 8).value(), "precious");
+  EXPECT_EQ(sys::ReadFile(path, 7).error().code(), EFBIG);
   EXPECT_TRUE(sys::Unlink(path));
 }
 

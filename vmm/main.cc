@@ -40,13 +40,31 @@ int Refuse(Error error) {
   return Complain(std::move(error).WithHint("see crossbar run --help"), ExitStatus::kUsage);
 }
 
-Result<StopRequest> RunVm(const RunOptions& options, StartupPhases& phases) {
+// How the guest ended, and whether that could be reported.
+struct Ending {
+  StopRequest end;
+  Result<> reported;
+};
+
+Result<Ending> RunVm(const RunOptions& options, StartupPhases& phases) {
   std::optional<ReportFile> report;
   if (!options.report.empty()) report.emplace(TRY(ReportFile::Open(options.report)));
   const std::unique_ptr<Vm> vm = TRY(Vm::Create(options, phases));
-  StopRequest end = TRY(vm->Run());
-  if (report) TRY(report->Commit(TRY(RenderReport(*vm, phases, end))));
-  return end;
+  const StopRequest end = TRY(vm->Run());
+  const auto write = [&]() -> Result<> { return report->Commit(TRY(RenderReport(*vm, phases, end))); };
+  return Ending{end, report ? write() : Result<>()};
+}
+
+// Says what went wrong at the end, and has the status to leave with. That the report is not there must not hide that the
+// guest crashed, or that a mapping is still there (G5).
+int Conclude(const Ending& ending) {
+  using Reason = StopRequest::Reason;
+  const Reason reason = ending.end.reason;
+  const bool ours = reason == Reason::kGuestCrash || reason == Reason::kHostError || reason == Reason::kUnsafe;
+  if (ours) log::WriteVerdict(fmt::format("{}: {}", ReasonName(reason), ending.end.detail));
+  if (ending.reported) return ending.end.status;
+  const int status = Complain(ending.reported.error(), ExitStatus::kHostError);
+  return ours ? ending.end.status : status;
 }
 
 void ReportFailpoints(bool ran) {
@@ -70,14 +88,9 @@ int Run(const std::vector<std::string>& arguments) {
   }
   if (Result<> outputs = CheckOutputs(*options); !outputs) return Refuse(std::move(outputs).error());
   phases.Mark("parse");
-  const Result<StopRequest> end = RunVm(*options, phases);
-  if (!options->failpoints.empty()) ReportFailpoints(end.has_value());
-  if (!end) return Complain(end.error(), ExitStatus::kHostError);
-  const bool ours = end->reason == StopRequest::Reason::kGuestCrash ||
-                    end->reason == StopRequest::Reason::kHostError ||
-                    end->reason == StopRequest::Reason::kUnsafe;
-  if (ours) log::WriteVerdict(fmt::format("{}: {}", ReasonName(end->reason), end->detail));
-  return end->status;
+  const Result<Ending> ending = RunVm(*options, phases);
+  if (!options->failpoints.empty()) ReportFailpoints(ending.has_value());
+  return ending ? Conclude(*ending) : Complain(ending.error(), ExitStatus::kHostError);
 }
 
 int RunServer(const std::vector<std::string>& arguments) {

@@ -86,7 +86,6 @@ Result<unsigned> ParseCpus(const std::string& text) {
 }
 
 Result<PageSize> ParsePageSize(const std::string& text) {
-  if (text.empty()) return PageSize::k4K;
   if (text == "2M") return PageSize::k2M;
   if (text == "1G") return PageSize::k1G;
   return Fail("'{}' is not 2M or 1G", text);
@@ -104,6 +103,7 @@ Result<uint64_t> ParseMemory(const std::string& text, PageSize pages) {
 }
 
 constexpr std::string_view kConsoleFile = "file:";
+constexpr size_t kMostConfig = 1024 * 1024;
 
 Result<std::string> ParseConsole(const std::string& text) {
   if (text == "stdio" || text == "none") return text;
@@ -118,6 +118,12 @@ std::string_view Trim(std::string_view text) {
   return text.substr(first, text.find_last_not_of(kBlanks) + 1 - first);
 }
 
+// As much of a line of a file as one line of an error has room for.
+std::string Quoted(std::string_view text) {
+  constexpr size_t kMost = 80;
+  return text.size() <= kMost ? fmt::format("'{}'", text) : fmt::format("'{}...'", text.substr(0, kMost));
+}
+
 // Not Boost's parser of config files: that one cuts a value at '#', which a kernel command line may hold.
 Result<po::parsed_options> ParseConfigText(std::string_view text, const po::options_description& known) {
   po::parsed_options parsed(&known);
@@ -130,13 +136,15 @@ Result<po::parsed_options> ParseConfigText(std::string_view text, const po::opti
     if (line.empty() || line.starts_with('#')) continue;
     const size_t equals = line.find('=');
     if (equals == std::string_view::npos)
-      return Fail("line {}: '{}' is not NAME = VALUE", number, line);
+      return Fail("line {}: {} is not NAME = VALUE", number, Quoted(line));
     po::option option;
     option.string_key = Trim(line.substr(0, equals));
+    if (option.string_key.empty()) return Fail("line {}: {} has no name", number, Quoted(line));
     option.value = {std::string(Trim(line.substr(equals + 1)))};
     if (option.string_key == "config") return Fail("a config file cannot name another");
+    if (option.string_key == "help") return Fail("line {}: help is for the command line", number);
     if (known.find_nothrow(option.string_key, false) == nullptr)
-      return Fail("line {}: there is no option '{}'", number, option.string_key);
+      return Fail("line {}: there is no option {}", number, Quoted(option.string_key));
     parsed.options.push_back(std::move(option));
   }
   return parsed;
@@ -150,6 +158,12 @@ struct Given {
   }
   std::vector<std::string> List(const std::string& name) const {
     return Has(name) ? values[name].as<std::vector<std::string>>() : std::vector<std::string>();
+  }
+  // The name of a file, or nothing where the option was not given: as by "" or an empty variable it is an error.
+  Result<std::string> File(const std::string& name) const {
+    if (Has(name) && Text(name).empty())
+      return Checked(name, Result<std::string>(Fail("the name of the file is empty")));
+    return Text(name);
   }
   // The result, or an error that names the option, and the file if that gave it.
   template <typename T>
@@ -165,7 +179,7 @@ struct Given {
 };
 
 Result<> ReadConfigFile(const std::string& path, const po::options_description& known, Given& given) {
-  const Result<std::string> text = sys::ReadFile(path);
+  const Result<std::string> text = sys::ReadFile(path, kMostConfig);
   if (!text)
     return Fail("cannot read config file {}: {}", path, sys::ErrnoText(text.error().code()));
   const po::parsed_options parsed =
@@ -236,12 +250,10 @@ Result<RunOptions> ParseRunOptions(const std::vector<std::string>& arguments) {
   options.config = given.Text("config");
   options.kernel = given.Text("kernel");
   if (options.kernel.empty()) return Fail("--kernel FILE is missing");
-  options.initrd = given.Text("initrd");
+  options.initrd = TRY(given.File("initrd"));
   options.command_line = given.Text("cmdline");
   options.console = TRY(given.Checked("console", ParseConsole(given.Text("console"))));
-  options.report = given.Text("report");
-  if (given.Has("report") && options.report.empty())
-    return given.Checked("report", Result<RunOptions>(Fail("the name of the file is empty")));
+  options.report = TRY(given.File("report"));
   options.prefault = given.values["prefault"].as<bool>();
   for (const std::string& module : given.List("module")) {
     const size_t equals = module.find('=');
@@ -254,7 +266,8 @@ Result<RunOptions> ParseRunOptions(const std::vector<std::string>& arguments) {
   options.failpoints = given.List("failpoint");
   for (const std::string& rule : options.failpoints)
     TRY(given.Checked("failpoint", failpoints::Check(rule)));
-  options.pages = TRY(given.Checked("hugepages", ParsePageSize(given.Text("hugepages"))));
+  if (given.Has("hugepages"))
+    options.pages = TRY(given.Checked("hugepages", ParsePageSize(given.Text("hugepages"))));
   options.memory_bytes =
       TRY(given.Checked("memory", ParseMemory(given.Text("memory"), options.pages)));
   options.cpus = TRY(given.Checked("cpus", ParseCpus(given.Text("cpus"))));

@@ -104,7 +104,9 @@ TEST(RunOptions, AreRefusedByName) {
   EXPECT_THAT(Refusal({"--kernel", "k", "--hugepages", "4K"}), HasSubstr("--hugepages: '4K'"));
   EXPECT_THAT(Refusal({"--kernel", "k", "--console", "tty"}), HasSubstr("--console: 'tty'"));
   EXPECT_THAT(Refusal({"--kernel", "k", "--console", "file:"}), HasSubstr("--console: 'file:'"));
-  EXPECT_THAT(Refusal({"--kernel", "k", "--report", ""}), HasSubstr("--report"));
+  EXPECT_THAT(Refusal({"--kernel", "k", "--report", ""}), HasSubstr("--report: the name of the file is empty"));
+  EXPECT_THAT(Refusal({"--kernel", "k", "--initrd", ""}), HasSubstr("--initrd: the name of the file is empty"));
+  EXPECT_THAT(Refusal({"--kernel", "k", "--hugepages", ""}), HasSubstr("--hugepages: ''"));
   EXPECT_THAT(Refusal({"--kernel", "k", "--log", "loud"}), HasSubstr("--log: 'loud'"));
   EXPECT_THAT(Refusal({"--kernel", "k", "stray"}), HasSubstr("'stray' is no option"));
   EXPECT_THAT(Refusal({"--kernel", "k", "--mem", "1G"}), HasSubstr("--mem"));
@@ -141,12 +143,21 @@ TEST_F(ConfigFile, IsNamedWhereItsValueIsWrong) {
 
 TEST_F(ConfigFile, IsRefusedByItsName) {
   for (const char* text : {"kernel = k\nbogus = 1\n", "kernel = k\nconfig = other\n", "kernel = k\nnonsense\n",
-                           "kernel = k\nkernel = l\n", "kernel = k\nprefault = perhaps\n"}) {
+                           "kernel = k\nkernel = l\n", "kernel = k\nprefault = perhaps\n",
+                           "kernel = k\n = 5\n", "kernel = k\nhelp = yes\n", "kernel = k\ninitrd =\n",
+                           "kernel = k\nhugepages =\n"}) {
     EXPECT_THAT(Refusal(With(text)), HasSubstr(path_)) << text;
   }
   EXPECT_THAT(Refusal({"--config", path_ + ".missing"}), HasSubstr("No such file or directory"));
   EXPECT_THAT(Refusal({"--config", ::testing::TempDir()}), HasSubstr("Is a directory"));
+  EXPECT_THAT(Refusal({"--config", "/dev/zero"}), HasSubstr("File too large"));
   EXPECT_THAT(Refusal(With("")), HasSubstr("--kernel FILE is missing"));
+}
+
+TEST_F(ConfigFile, IsQuotedInBrief) {
+  const std::string refusal = Refusal(With(std::string(300'000, 'x')));
+  EXPECT_THAT(refusal, HasSubstr("xxx...' is not NAME = VALUE"));
+  EXPECT_LT(refusal.size(), 500u);
 }
 
 }  // namespace

@@ -44,6 +44,7 @@ Result<> CheckOutputs(const RunOptions& options) {
                                {"--config", options.config}};
   for (const RunOptions::Module& module : options.modules)
     others.push_back({"--module", module.path});
+  for (const DeviceSpec& device : options.devices) others.push_back({"--device rom=", device.rom_file});
   for (const Named& output :
        {Named{"--console", options.console_file()}, Named{"--report", options.report}}) {
     if (output.path.empty()) continue;

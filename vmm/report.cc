@@ -111,7 +111,9 @@ Result<> ReportFile::Write(const std::string& text) {
 }
 
 Result<> ReportFile::Commit(const std::string& text) {
-  return Within(Write(text), [&] { return fmt::format("cannot write the report {}", path_); });
+  Result<> written = Within(Write(text), [&] { return fmt::format("cannot write the report {}", path_); });
+  if (written) return written;
+  return std::unexpected(std::move(written).error().WithHint("make room there, or give --report another path"));
 }
 
 std::string ReportText(const Json& report) {

@@ -4,7 +4,6 @@
 
 #include <boost/program_options.hpp>
 
-#include <bit>
 #include <cstdlib>
 #include <memory>
 #include <sstream>
@@ -53,9 +52,9 @@ po::options_description Describe() {
        "memory: size of the BAR, a power of two")                                            //
       ("buffer", po::value<Text>()->value_name("SIZE")->default_value("4K"),
        "dma: size of its buffer")                                                            //
-      ("address-bits", po::value<unsigned>()->value_name("N")->default_value(28),
+      ("address-bits", po::value<int>()->value_name("N")->default_value(28),
        "dma: addresses it can reach")                                                        //
-      ("channels", po::value<unsigned>()->value_name("N")->default_value(1), "dma: channels") //
+      ("channels", po::value<int>()->value_name("N")->default_value(1), "dma: channels") //
       ("msix", po::bool_switch(), "dma: MSI-X beside MSI, a vector for each channel")        //
       ("flr", po::value<Text>()->value_name("af|pcie"), "function-level reset")              //
       ("log", po::value<Text>()->value_name("LEVEL")->default_value("warning"),
@@ -130,20 +129,26 @@ Result<ServeOptions> ParseServeOptions(const std::vector<std::string>& arguments
     return Fail("there is no device '{}': dma or memory", options.model);
   if (values.contains("socket")) options.socket = values["socket"].as<std::string>();
   if (values.contains("socket-fd")) options.socket_fd = values["socket-fd"].as<int>();
-  if (options.socket.empty() == (options.socket_fd < 0)) return Fail("--socket PATH is missing");
+  if (options.socket.empty() && options.socket_fd < 0) return Fail("--socket PATH is missing");
+  if (!options.socket.empty() && options.socket_fd >= 0) return Fail("give either --socket or --socket-fd");
   const auto size = [&](const char* name) {
     return Within(ParseSize(values[name].as<std::string>()), [&] { return fmt::format("--{}", name); });
   };
+  const auto number = [&](const char* name) -> Result<unsigned> {
+    const int value = values[name].as<int>();
+    if (value < 0) return Fail("--{} {}: it is no negative number", name, value);
+    return static_cast<unsigned>(value);
+  };
   options.size = TRY(size("size"));
-  if (!std::has_single_bit(options.size) || options.size < kPageSize)
-    return Fail("--size {}: a BAR's size is a power of two from 4K up", values["size"].as<std::string>());
+  if (options.model == "memory") TRY(vfio_user::MemoryDevice::CheckSize(options.size));
   options.dma.buffer_size = TRY(size("buffer"));
-  options.dma.address_bits = values["address-bits"].as<unsigned>();
-  options.dma.channels = values["channels"].as<unsigned>();
+  options.dma.address_bits = TRY(number("address-bits"));
+  options.dma.channels = TRY(number("channels"));
   options.dma.msix = values["msix"].as<bool>();
   if (values.contains("flr"))
     options.reset = TRY(ParseFunctionReset(values["flr"].as<std::string>()));
   options.dma.reset = options.reset;
+  if (options.model == "dma") TRY(DmaDevice::Check(options.dma));
   options.log_level =
       TRY(Within(log::ParseLevel(values["log"].as<std::string>()), [] { return "--log"; }));
   return options;
@@ -156,6 +161,8 @@ std::string ServeHelp() {
 }
 
 Result<> Serve(const ServeOptions& options) {
+  if (options.socket_fd >= 0 && !sys::IsUnixStream(options.socket_fd))
+    return Fail("--socket-fd {}: no UNIX stream socket was inherited as that", options.socket_fd);
   const sigset_t ends = EndingSignals();
   // Before there is another thread, and until the name is ours.
   if (!options.socket.empty()) ::pthread_sigmask(SIG_BLOCK, &ends, nullptr);

@@ -48,6 +48,12 @@ TEST(ServeOptions, AreReadAndChecked) {
            {"memory"},
            {"memory", "--socket", "/s", "--socket-fd", "3"},
            {"memory", "--socket", "/s", "--size", "x"},
+           {"memory", "--socket", "/s", "--size", "3M"},
+           {"memory", "--socket", "/s", "--size", "2T"},
+           {"dma", "--socket", "/s", "--channels", "0"},
+           {"dma", "--socket", "/s", "--channels", "-1"},
+           {"dma", "--socket", "/s", "--address-bits", "65"},
+           {"dma", "--socket", "/s", "--buffer", "2G"},
            {"dma", "--socket", "/s", "--flr", "none"},
            {"dma", "--socket", "/s", "extra"}}) {
     EXPECT_FALSE(ParseServeOptions(wrong)) << ::testing::PrintToString(wrong);
@@ -55,10 +61,14 @@ TEST(ServeOptions, AreReadAndChecked) {
   EXPECT_THAT(ServeHelp(), HasSubstr("Examples:"));
 }
 
-TEST(ServeOptions, ADeviceThatCannotBeIsAnError) {
-  ServeOptions options = ParseServeOptions({"memory", "--socket-fd", "99"}).value();
-  options.size = 3 * kMiB;
-  EXPECT_THAT(Serve(options).error().message(), HasSubstr("a power of two"));
+TEST(ServeOptions, AnInheritedSocketMustBeOne) {
+  const Fd file = sys::MemfdCreate("no socket", 0).value();
+  for (const int fd : {9999, file.get()}) {
+    const ServeOptions options =
+        ParseServeOptions({"memory", "--socket-fd", std::to_string(fd)}).value();
+    EXPECT_THAT(Serve(options).error().message(), HasSubstr("no UNIX stream socket"));
+  }
+  EXPECT_TRUE(sys::FileSize(file.get())) << "it was closed";
 }
 
 ChildServer::Options Child(std::vector<std::string> arguments) {

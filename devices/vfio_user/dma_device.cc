@@ -77,13 +77,18 @@ DmaDevice::DmaDevice(const Options& options,
       buffer_(options.buffer_size),
       msix_table_(options.msix ? kMsixBarSize : 0) {}
 
-Result<std::unique_ptr<DmaDevice>> DmaDevice::Create(const Options& options) {
+Result<> DmaDevice::Check(const Options& options) {
   if (options.address_bits < 12 || options.address_bits > 64)
     return Fail("{} address bits: 12 to 64", options.address_bits);
   if (options.channels < 1 || options.channels > kMaxChannels)
     return Fail("{} channels: 1 to {}", options.channels, kMaxChannels);
   if (options.buffer_size < 16 || options.buffer_size > kGiB)
     return Fail("a buffer of {:#x} bytes: 16 to 1G", options.buffer_size);
+  return {};
+}
+
+Result<std::unique_ptr<DmaDevice>> DmaDevice::Create(const Options& options) {
+  TRY(Check(options));
   std::unique_ptr<DmaDevice> device(new DmaDevice(options, Interrupts(options)));
   device->AddRegisters(0, kRegisters);
   if (options.msix) device->AddRegisters(kMsixBar, kMsixBarSize);

@@ -47,6 +47,9 @@ class DmaDevice : public ServedDevice {
     FunctionReset reset = FunctionReset::kNone;
   };
 
+  // An error where one of the options is out of its range.
+  static Result<> Check(const Options& options);
+  // Errors: Check's and the host's.
   static Result<std::unique_ptr<DmaDevice>> Create(const Options& options);
   ~DmaDevice() override;
 

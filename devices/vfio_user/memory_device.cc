@@ -13,10 +13,13 @@ constexpr uint64_t kInterruptMask = 0;
 MemoryDevice::MemoryDevice()
     : ServedDevice({.vendor = 0x1af4, .device = 0x1110, .revision = 1, .class_code = 0x050000}, {}) {}
 
-Result<std::unique_ptr<MemoryDevice>> MemoryDevice::Create(uint64_t size,
-                                                               FunctionReset reset) {
-  if (!std::has_single_bit(size) || size < kPageSize || size > 1ull << 40)
-    return Fail("a BAR of {:#x} bytes: its size is a power of two from 4K to 1T", size);
+Result<> MemoryDevice::CheckSize(uint64_t size) {
+  if (std::has_single_bit(size) && size >= kPageSize && size <= 1ull << 40) return {};
+  return Fail("a BAR of {:#x} bytes: its size is a power of two from 4K to 1T", size);
+}
+
+Result<std::unique_ptr<MemoryDevice>> MemoryDevice::Create(uint64_t size, FunctionReset reset) {
+  TRY(CheckSize(size));
   std::unique_ptr<MemoryDevice> device(new MemoryDevice);
   device->AddRegisters(0, kRegisters);
   TRY(device->AddMemory(kMemoryBar, size, "memory-bar2"));

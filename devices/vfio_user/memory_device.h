@@ -13,7 +13,9 @@ class MemoryDevice : public ServedDevice {
  public:
   static constexpr unsigned kMemoryBar = 2;
 
-  // `size`: of BAR 2, a power of two from a page up. Errors: the host's.
+  // An error where a BAR cannot have that many bytes: a power of two from 4 KiB to 1 TiB.
+  static Result<> CheckSize(uint64_t size);
+  // `size`: of BAR 2. Errors: CheckSize's and the host's.
   static Result<std::unique_ptr<MemoryDevice>> Create(uint64_t size,
                                                       FunctionReset reset = FunctionReset::kNone);
 

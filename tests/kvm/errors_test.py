@@ -431,6 +431,7 @@ class Output(Errors):
             self.refused_place("--kernel", "--kernel", "k.elf", "--report", name)
             self.refused_place("--initrd", "--kernel", HELLO, "--initrd", "k.elf", "--report", name)
             self.refused_place("--module", "--kernel", HELLO, "--module", "k.elf=a", "--console", f"file:{name}")
+            self.refused_place("--device rom=", "--kernel", HELLO, "--device", "model=memory,rom=k.elf", "--report", name)
         self.refused_place("--config", "--config", "vm.conf")
         for name in ("same", "./same", "sub/../same", "link"):
             self.refused_place("--console", "--kernel", HELLO, "--report", "same" if name != "link" else "k.elf",

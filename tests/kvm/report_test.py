@@ -166,6 +166,11 @@ class ReportFile(Case):
         self.assertRegex(outcome.err, r"\Acrossbar: cannot write the report report.json: [^\n]*No space left[^\n]*\n\Z")
         self.assertEqual(self.files(), [])
 
+    def test_that_cannot_be_written_does_not_hide_a_crash(self):
+        outcome = self.run_guest("crash", "--console", "none", "--report", "/dev/full")
+        self.assertEqual(outcome.status, CRASH, outcome)
+        self.assertRegex(outcome.err, r"\Acrossbar: guest-crash: [^\n]*\ncrossbar: cannot write the report /dev/full: [^\n]*\n\Z")
+
     def test_to_a_fifo_whose_reader_left_is_an_error(self):
         path = os.path.join(self.folder, "fifo")
         os.mkfifo(path)
