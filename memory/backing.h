@@ -36,6 +36,9 @@ class BarOwner {
   // Default: ENOTSUP.
   virtual Result<> ReadBar(uint8_t bar, uint64_t offset, std::span<std::byte> data);
   virtual Result<> WriteBar(uint8_t bar, uint64_t offset, std::span<const std::byte> data);
+  // With how many bytes that is one access, and so ends in the time of one: whoever has more to copy pins anew for each
+  // such part. Constant.
+  virtual uint64_t largest_access() const { return UINT64_MAX; }
 };
 
 // Host-physical memory; for diagnostics.

@@ -51,8 +51,8 @@ Result<Ending> RunVm(const RunOptions& options, StartupPhases& phases) {
   if (!options.report.empty()) report.emplace(TRY(ReportFile::Open(options.report)));
   const std::unique_ptr<Vm> vm = TRY(Vm::Create(options, phases));
   const StopRequest end = TRY(vm->Run());
-  const auto write = [&]() -> Result<> { return report->Commit(TRY(RenderReport(*vm, phases, end))); };
-  return Ending{end, report ? write() : Result<>()};
+  const auto commit = [&]() -> Result<> { return report->Commit(TRY(RenderReport(*vm, phases, end))); };
+  return Ending{end, report ? commit() : Result<>()};
 }
 
 // Says what went wrong at the end, and has the status to leave with. That the report is not there must not hide that the

@@ -45,8 +45,8 @@ Result<std::unique_ptr<VfioBackend>> OpenBackend(VfioHost& host, const DeviceSpe
   return TRY(vfio_user::ChildServer::StartBackend(options));
 }
 
-// RLIMIT_MEMLOCK counts guest RAM that is pinned, once for each container, and no BARs
-// (vfio_iommu_type1.c, vfio_pin_pages_remote).
+// RLIMIT_MEMLOCK counts guest RAM that is pinned, once for each container, and no BARs but those that are a vfio-user
+// server's memory (vfio_iommu_type1.c, vfio_pin_pages_remote).
 Error WithMemlock(Error error, uint64_t bytes) {
   rlimit limit{};
   if (error.code() != ENOMEM || ::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
@@ -162,7 +162,6 @@ Result<> Passthrough::Connect(const Machine& machine) {
   if (!host_.containers().empty()) TRY(RegisterGroups(machine.vm_fd));
   interrupts_ = std::make_unique<KvmInterruptRouter>(machine.vm_fd, machine.platform.ioapic_pins,
                                                      machine.most_routes);
-  watcher_ = TRY(WatcherThread::Start());
   TRY(ConnectWindows(machine));
   TRY(AddDomains(machine));
   // Those that ask for a slot come first, so that no other takes it.
@@ -226,14 +225,16 @@ Result<> Passthrough::ConnectDevice(const Machine& machine, Opened opened) {
   settings.p2p = opened.spec.p2p;
   settings.rom = opened.spec.rom;
   settings.rom_image = std::move(opened.rom);
-  PassthroughFunction::Surroundings around{machine.space, *interrupts_, *watcher_, zaps_, windows_};
+  watchers_.push_back(TRY(WatcherThread::Start()));
+  WatcherThread& watcher = *watchers_.back();
+  PassthroughFunction::Surroundings around{machine.space, *interrupts_, watcher, zaps_, windows_};
   around.windows.above = place.above;
   for (size_t pin = 0; pin < 4; ++pin)
     around.intx_gsi[pin] = machine.platform.pci.intx_gsi[(place.slot + pin) % 4];
   std::shared_ptr<PassthroughFunction> function = TRY(PassthroughFunction::Create(
       std::move(opened.backend), std::move(settings), std::move(around)));
   functions_.push_back(function);
-  if (opened.spec.fault) faults_.push_back({*opened.spec.fault, function, Fd()});
+  if (opened.spec.fault) faults_.push_back({*opened.spec.fault, function, &watcher, Fd()});
   return place.bus.Add(place.devfn, std::move(function));
 }
 
@@ -241,12 +242,12 @@ Result<> Passthrough::ConnectDevice(const Machine& machine, Opened opened) {
 Result<> Passthrough::StartFaults() {
   for (PlannedFault& planned : faults_) {
     planned.timer = TRY(sys::IntervalTimer(planned.fault.after));
-    const auto once = [watcher = watcher_.get(), timer = planned.timer.get(), cause = planned.fault.cause,
+    const auto once = [watcher = planned.watcher, timer = planned.timer.get(), cause = planned.fault.cause,
                        function = planned.function] {
       watcher->Unwatch(timer);
       function->Inject(cause);
     };
-    TRY(watcher_->Watch(planned.timer.get(), once));
+    TRY(planned.watcher->Watch(planned.timer.get(), once));
   }
   return {};
 }
@@ -258,12 +259,12 @@ Result<> Passthrough::AssignResources() {
 // G11: BARs leave every domain before a device's file closes. A domain ends after the last device in it.
 void Passthrough::Close() {
   for (const PlannedFault& planned : faults_)
-    if (planned.timer.valid()) watcher_->Unwatch(planned.timer.get());
+    if (planned.timer.valid()) planned.watcher->Unwatch(planned.timer.get());
   faults_.clear();
   for (const auto& function : functions_) function->Close();
   functions_.clear();
   opened_.clear();  // where Connect failed
-  watcher_.reset();
+  watchers_.clear();
 }
 
 }  // namespace crossbar

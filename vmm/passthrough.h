@@ -1,7 +1,7 @@
 // Passthrough: the passed-through devices of one VM: opened before the machine is laid out, connected
 // to it after, closed before it ends.
 //
-// Owned by Vm. Main thread, but for LetGroupGo; faults are injected on the watcher's thread.
+// Owned by Vm. Main thread, but for LetGroupGo; faults are injected on the device's watcher thread.
 #pragma once
 
 #include <cstdint>
@@ -103,16 +103,18 @@ class Passthrough {
 
   Fd kvm_vfio_;
   std::unique_ptr<KvmInterruptRouter> interrupts_;
-  std::unique_ptr<WatcherThread> watcher_;
   Mutex domains_mutex_;
   std::map<const VfioContainer*, AddressSpace::DomainHandle> domains_ GUARDED_BY(domains_mutex_);
   Bars::Windows windows_;
   PciRoot* pci_ = nullptr;
   PciWindows layout_;
   std::map<std::string, Port> ports_;
+  // One for each device: a server that is slow to answer holds up no other device's news.
+  std::vector<std::unique_ptr<WatcherThread>> watchers_;
   struct PlannedFault {
     DeviceSpec::Fault fault;
     std::shared_ptr<PassthroughFunction> function;
+    WatcherThread* watcher = nullptr;
     Fd timer;
   };
   std::vector<PlannedFault> faults_;

@@ -59,6 +59,9 @@ class VfioBackend {
   virtual Result<> Read(unsigned region, uint64_t offset, std::span<std::byte> data) = 0;
   virtual Result<> Write(unsigned region, uint64_t offset, std::span<const std::byte> data) = 0;
 
+  // With how many bytes these are one call to who has the device. Constant over the backend's life.
+  virtual uint64_t largest_access() const { return UINT64_MAX; }
+
   // Maps one mappable area of a BAR and says what stands behind it: host address, file or dma-buf,
   // physical address where it is known. The caller fills in owner, bar and bar_offset. The mapping is
   // the backend's and lives as long as it does. Called once for each area. Error: the area is trapped.

@@ -35,6 +35,7 @@ PassthroughFunction::PassthroughFunction(std::unique_ptr<VfioBackend> backend, S
       backend_(std::move(backend)),
       config_(config),
       bars_(around_.space, around_.windows),
+      largest_access_(backend_->largest_access()),
       forward_(backend_) {
   for (unsigned bar = 0; bar < Bars::kCount; ++bar) traps_.emplace_back(*this, bar);
 }

@@ -73,6 +73,7 @@ class PassthroughFunction : public PciFunction,
       EXCLUDES(forward_mutex_);
   Result<> WriteBar(uint8_t bar, uint64_t offset, std::span<const std::byte> data) override
       EXCLUDES(forward_mutex_);
+  uint64_t largest_access() const override { return largest_access_; }
 
   // Does what `cause` asks for as if it had come: for fault plans (fault= of --device). Of hardware steps only a reset's.
   // On the watcher's thread, where those from outside come.
@@ -151,6 +152,7 @@ class PassthroughFunction : public PciFunction,
   std::unique_ptr<Msix> msix_ GUARDED_BY(access_);
   std::unique_ptr<Intx> intx_ GUARDED_BY(access_);
 
+  const uint64_t largest_access_;
   mutable Mutex forward_mutex_;  // held for a moment
   std::shared_ptr<VfioBackend> forward_ GUARDED_BY(forward_mutex_);  // backend_, for peers' DMA
 

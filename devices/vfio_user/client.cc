@@ -34,6 +34,13 @@ std::vector<VfioBackend::Area> Gaps(const std::vector<VfioBackend::Area>& direct
   return gaps;
 }
 
+// Whether KVM refuses the one beside the other (virt/kvm/eventfd.c, ioeventfd_check_collision). Size 0: writes of any size.
+bool Collide(const IoEvent& a, const IoEvent& b) {
+  if (a.address != b.address) return false;
+  if (a.size == 0 || b.size == 0) return true;
+  return a.size == b.size && (!a.datamatch || !b.datamatch || a.datamatch == b.datamatch);
+}
+
 }  // namespace
 
 // --- Beginning and end -----------------------------------------------------------------------------
@@ -232,10 +239,9 @@ Result<> VfioUserBackend::CheckReply(const RegionAccess& asked, std::span<const 
 
 Result<> VfioUserBackend::Read(unsigned region, uint64_t offset, std::span<std::byte> data) {
   TRY(Access(region, offset, data.size()));
-  const uint64_t most = std::min(kOurTransfer, version_.max_data_xfer_size);
   while (!data.empty()) {
     const RegionAccess access{offset, region,
-                              static_cast<uint32_t>(std::min<uint64_t>(data.size(), most))};
+                              static_cast<uint32_t>(std::min<uint64_t>(data.size(), largest_access()))};
     Connection::Request request;
     request.command = Command::kRegionRead;
     request.body = Bytes(access);
@@ -252,10 +258,9 @@ Result<> VfioUserBackend::Read(unsigned region, uint64_t offset, std::span<std::
 Result<> VfioUserBackend::Write(unsigned region, uint64_t offset, std::span<const std::byte> data) {
   TRY(Access(region, offset, data.size()));
   if (region == kConfig) NoteCommand(offset, data);
-  const uint64_t most = std::min(kOurTransfer, version_.max_data_xfer_size);
   while (!data.empty()) {
     const RegionAccess access{offset, region,
-                              static_cast<uint32_t>(std::min<uint64_t>(data.size(), most))};
+                              static_cast<uint32_t>(std::min<uint64_t>(data.size(), largest_access()))};
     Connection::Request request;
     request.command = Command::kRegionWrite;
     request.body = Bytes(access);
@@ -324,12 +329,9 @@ Result<std::vector<IoEvent>> VfioUserBackend::FetchIoEvents(unsigned index) {
   for (const IoFd& one : TRY(ParseIoFds(reply.body, index, region.size, reply.fds.size()))) {
     const int fd = reply.fds[one.fd].get();
     const IoEvent event{Gpa(one.offset), one.size, one.datamatch, fd};
-    const bool twice = std::ranges::any_of(events, [&](const IoEvent& other) {
-      return other.address == event.address && other.size == event.size &&
-             other.datamatch == event.datamatch;
-    });
+    const bool collides = std::ranges::any_of(events, [&](const IoEvent& other) { return Collide(event, other); });
     // KVM takes neither, and a BAR should not stay unplaced for that.
-    if (!twice && sys::IsEventFd(fd)) events.push_back(event);
+    if (!collides && sys::IsEventFd(fd)) events.push_back(event);
   }
   for (Fd& fd : reply.fds) {
     if (sys::IsEventFd(fd.get())) region.event_fds.push_back(std::move(fd));

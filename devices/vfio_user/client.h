@@ -7,6 +7,7 @@
 // Owned by a PassthroughFunction. Threads as VfioBackend says; two of its own (connection.h).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <optional>
@@ -46,6 +47,7 @@ class VfioUserBackend : public VfioBackend {
   bool can_reset() const override { return can_reset_; }
   Result<> Read(unsigned region, uint64_t offset, std::span<std::byte> data) override;
   Result<> Write(unsigned region, uint64_t offset, std::span<const std::byte> data) override;
+  uint64_t largest_access() const override { return std::min(kOurTransfer, version_.max_data_xfer_size); }
   Result<Backing> MapArea(unsigned region, const Area& area) override;
   std::vector<IoEvent> IoEvents(unsigned region) override;
   Result<> SetInterrupts(unsigned index, uint32_t start, std::span<const int> eventfds) override;

@@ -128,9 +128,24 @@ Result<Message> Connection::Call(const Request& request) {
   const ForwardEdge edge(this);
   if (edge.refused())
     return std::unexpected(Error(EDEADLK, "that device's DMA waits for this one's"));
-  const Deadline deadline = Clock::now() + (edge.forwards() ? limits_.forward : limits_.reply);
+  const auto begun = Clock::now();
+  const Deadline deadline = begun + (edge.forwards() ? limits_.forward : limits_.reply);
   const uint16_t id = TRY(Start(request, deadline));
-  return Await(id, deadline);
+  Result<Message> reply = Await(id, deadline);
+  CountSlow(Clock::now() - begun);
+  return reply;
+}
+
+void Connection::CountSlow(Clock::duration waited) {
+  if (waited <= limits_.reply / 10) return;
+  {
+    MutexLock lock(mutex_);
+    const auto now = Clock::now();
+    slow_ = std::max(slow_ - (now - slow_at_) / 4, Clock::duration()) + waited;
+    slow_at_ = now;
+    if (slow_ <= limits_.slow) return;
+  }
+  Break("it answers too slowly for too long");
 }
 
 Result<uint16_t> Connection::Start(const Request& request, Deadline deadline) {
@@ -237,15 +252,20 @@ Error Connection::Broken() {
 }
 
 void Connection::Break(const std::string& reason, bool quietly) {
-  MutexLock lock(mutex_);
-  if (broken()) return;
-  broken_.store(true, std::memory_order_release);
-  reason_ = reason;
-  if (!quietly && served_) LogWarning("{}: the device is lost: {}", name_, reason);
-  socket_.Shutdown();
-  if (twin_) twin_->Shutdown();
-  (void)sys::SignalEvent(lost_);
-  changed_.NotifyAll();
+  bool told = quietly;
+  {
+    MutexLock lock(mutex_);
+    if (broken()) return;
+    broken_.store(true, std::memory_order_release);
+    reason_ = reason;
+    told = told || !served_;
+    socket_.Shutdown();
+    if (twin_) twin_->Shutdown();
+    (void)sys::SignalEvent(lost_);
+    changed_.NotifyAll();
+  }
+  // Not under the lock: stderr may be a pipe that nobody reads.
+  if (!told) LogWarning("{}: the device is lost: {}", name_, reason);
 }
 
 // --- What comes in ---------------------------------------------------------------------------------

@@ -40,6 +40,9 @@ class Connection {
     std::chrono::milliseconds forward{2000};
     std::chrono::milliseconds stall{2000};  // for one message, from its first byte
     size_t queued_bytes = 4u << 20;         // of commands that are not served yet
+    // For slow replies, each more than a tenth of `reply`, all together; a quarter of the time that passes is forgiven.
+    // One operation of a guest's may be thousands of calls, and the end of the VM waits for it.
+    std::chrono::milliseconds slow{20000};
   };
 
   struct Request {
@@ -103,6 +106,7 @@ class Connection {
       EXCLUDES(mutex_);
   bool ReadAsLeader(Deadline deadline) REQUIRES(mutex_);
   Result<Message> Finish(uint16_t id) REQUIRES(mutex_);
+  void CountSlow(std::chrono::steady_clock::duration waited) EXCLUDES(mutex_);
   Error Broken() REQUIRES(mutex_);
 
   Result<> Deliver(Message message) EXCLUDES(mutex_);
@@ -137,6 +141,8 @@ class Connection {
   std::map<uint16_t, Pending> pending_ GUARDED_BY(mutex_);
   std::deque<Message> commands_ GUARDED_BY(mutex_);
   size_t queued_bytes_ GUARDED_BY(mutex_) = 0;
+  std::chrono::steady_clock::duration slow_ GUARDED_BY(mutex_){};  // as of slow_at_
+  std::chrono::steady_clock::time_point slow_at_ GUARDED_BY(mutex_);
 };
 
 }  // namespace crossbar::vfio_user

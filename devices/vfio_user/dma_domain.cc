@@ -17,7 +17,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // Unmaps that are sent before the first answer is read. More could fill the server's socket with
-// answers, and then ours with requests.
+// answers, and then ours with requests. What is more is sent as answers come.
 constexpr size_t kMaxInFlight = 64;
 // A request to unmap is a few bytes, for which a server that reads has always room. One that does not
 // read may hold up the start of other unmaps for so long, once: then it is lost.
@@ -94,27 +94,37 @@ DmaDomain::UnmapTicket VfioUserDomain::StartUnmap(GuestRange range) {
     MutexLock lock(mutex_);
     pieces_.erase(range.start);
   }
-  if (in_flight_.size() >= kMaxInFlight)
-    Settle(tickets_.at(in_flight_.front()), Clock::now() + kSendPatience);
   const UnmapTicket id = next_ticket_++;
-  Ticket& ticket = tickets_[id];
-  ticket.range = range;
-  DmaUnmapRequest unmap;
-  unmap.address = range.start.value();
-  unmap.size = range.size;
-  Connection::Request request;
-  request.command = Command::kDmaUnmap;
-  request.body = Bytes(unmap);
-  request.max_reply = sizeof unmap;
-  const Result<uint16_t> call = connection_.Start(request, Clock::now() + kSendPatience);
-  if (call) {
-    ticket.call = *call;
-    in_flight_.push_back(id);
+  tickets_[id].range = range;
+  if (in_flight_.size() < kMaxInFlight) {
+    Send(id, Clock::now() + kSendPatience);
+  } else {
+    unsent_.push_back(id);
   }
   return id;
 }
 
+void VfioUserDomain::Send(UnmapTicket id, Deadline deadline) {
+  Ticket& ticket = tickets_.at(id);
+  DmaUnmapRequest unmap;
+  unmap.address = ticket.range.start.value();
+  unmap.size = ticket.range.size;
+  Connection::Request request;
+  request.command = Command::kDmaUnmap;
+  request.body = Bytes(unmap);
+  request.max_reply = sizeof unmap;
+  const Result<uint16_t> call = connection_.Start(request, deadline);
+  if (!call) return;
+  ticket.call = *call;
+  in_flight_.push_back(id);
+}
+
 DmaDomain::Unmapped VfioUserDomain::AwaitUnmap(UnmapTicket id, Deadline deadline) {
+  while (!unsent_.empty() && unsent_.front() <= id) {
+    if (!in_flight_.empty()) Settle(tickets_.at(in_flight_.front()), deadline);
+    Send(unsent_.front(), deadline);
+    unsent_.pop_front();
+  }
   const auto found = tickets_.find(id);
   Settle(found->second, deadline);
   Unmapped result = std::move(*found->second.result);
@@ -173,29 +183,43 @@ Connection::Answer VfioUserDomain::Serve(const Message& message) {
   return answer;
 }
 
-// A piece is pinned for one chunk at a time, so that its zap waits for one forwarded message at most.
+void VfioUserDomain::SetBusMaster(bool on) {
+  MutexLock lock(mutex_);
+  bus_master_ = on;
+  while (!bus_master_ && copying_) idle_.Wait(mutex_);
+}
+
+// For all of it there is no more time than a forward has: the server may do nothing else until it is answered.
 uint32_t VfioUserDomain::Run(const Transfer& transfer) {
   AddressSpace* const space = space_.load(std::memory_order_acquire);
-  if (!bus_master_.load(std::memory_order_acquire)) return ENODEV;
   if (space == nullptr) return EFAULT;
   if (const auto error = CheckAccess(transfer.range, transfer.write)) return *error;
-  uint64_t done = 0;
-  while (done < transfer.range.size) {
-    const Gpa at = transfer.range.start + done;
-    std::optional<std::pair<GuestRange, Piece>> piece;
-    {
-      MutexLock lock(mutex_);
-      piece = FindPiece(at);
-    }
-    if (!piece) return EFAULT;
-    const uint64_t size = std::min({transfer.range.size - done, kOurTransfer,
-                                    piece->first.size - (at - piece->first.start)});
-    const Transfer chunk{{at, size}, transfer.write, transfer.data.subspan(done, size)};
-    if (const uint32_t error = CopyChunk(*space, chunk, piece->second.file); error != 0)
-      return error;
-    done += size;
+  const Deadline deadline = Clock::now() + connection_.limits().forward;
+  for (uint64_t done = 0, size = 0; done < transfer.range.size; done += size) {
+    if (Clock::now() > deadline) return ETIMEDOUT;
+    size = transfer.range.size - done;
+    const Transfer rest{{transfer.range.start + done, size}, transfer.write, transfer.data.subspan(done)};
+    if (const uint32_t error = RunPart(*space, rest, size); error != 0) return error;
   }
   return 0;
+}
+
+// The first `size` bytes, less where that is more than one access.
+uint32_t VfioUserDomain::RunPart(AddressSpace& space, const Transfer& rest, uint64_t& size) {
+  std::optional<std::pair<GuestRange, Piece>> piece;
+  {
+    MutexLock lock(mutex_);
+    if (!bus_master_) return ENODEV;
+    piece = FindPiece(rest.range.start);
+    if (!piece) return EFAULT;
+    copying_ = true;
+  }
+  size = std::min(size, piece->first.size - (rest.range.start - piece->first.start));
+  const uint32_t error = connection_.broken() ? ENOTCONN : Copy(space, rest, piece->second.file, size);
+  MutexLock lock(mutex_);
+  copying_ = false;
+  idle_.NotifyAll();
+  return error;
 }
 
 std::optional<std::pair<GuestRange, VfioUserDomain::Piece>> VfioUserDomain::FindPiece(
@@ -219,19 +243,25 @@ std::optional<uint32_t> VfioUserDomain::CheckAccess(GuestRange range, bool write
   return std::nullopt;
 }
 
-uint32_t VfioUserDomain::CopyChunk(AddressSpace& space, const Transfer& chunk, bool file) {
-  const std::optional<PieceTable::Pin> pin = space.TryPin(chunk.range);
+// A piece is pinned for one access at a time, so that its zap waits for one forwarded message at most.
+uint32_t VfioUserDomain::Copy(AddressSpace& space, Transfer part, bool file, uint64_t& size) {
+  const auto shorten = [&](uint64_t most) {
+    size = std::min(size, most);
+    part.range.size = size;
+    part.data = part.data.first(size);
+  };
+  shorten(kOurTransfer);
+  const std::optional<PieceTable::Pin> pin = space.TryPin(part.range);
   if (!pin) return EFAULT;
   const Backing& backing = pin->place().backing;
   const bool memory = backing.kind == Backing::Kind::kRam || file;
   Result<> copied;
   if (memory && backing.host != Hva()) {
-    copied = chunk.write ? GuardedWrite(backing.host, chunk.data)
-                         : GuardedRead(backing.host, chunk.data);
+    copied = part.write ? GuardedWrite(backing.host, part.data) : GuardedRead(backing.host, part.data);
   } else if (backing.owner != nullptr) {
-    copied = chunk.write
-                 ? backing.owner->WriteBar(backing.bar, backing.bar_offset, chunk.data)
-                 : backing.owner->ReadBar(backing.bar, backing.bar_offset, chunk.data);
+    shorten(backing.owner->largest_access());
+    copied = part.write ? backing.owner->WriteBar(backing.bar, backing.bar_offset, part.data)
+                        : backing.owner->ReadBar(backing.bar, backing.bar_offset, part.data);
   } else {
     return EFAULT;
   }

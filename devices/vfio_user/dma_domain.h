@@ -36,8 +36,10 @@ class VfioUserDomain : public DmaDomain {
   // Where the memory is that the server asks for; before the first Map. `space` outlives the
   // connection's threads.
   void Attach(AddressSpace& space) { space_.store(&space, std::memory_order_release); }
-  // COMMAND.BME as the device has it: without it the server's requests get ENODEV. Any thread.
-  void SetBusMaster(bool on) { bus_master_.store(on, std::memory_order_release); }
+  // COMMAND.BME as the device has it: without it the server's requests get ENODEV. Once it is off nothing of what it asked
+  // for is copied any more: waits for the part that is under way, one forwarded message at most. Any thread but the serving
+  // one.
+  void SetBusMaster(bool on) EXCLUDES(mutex_);
 
   // DmaDomain.
   std::string name() const override { return connection_.name(); }
@@ -70,15 +72,17 @@ class VfioUserDomain : public DmaDomain {
 
   Result<> CheckMap(GuestRange range) const EXCLUDES(mutex_);
   Result<> SendMap(GuestRange range, const Backing& backing, bool file, Deadline deadline);
+  void Send(UnmapTicket id, Deadline deadline);
   void Settle(Ticket& ticket, Deadline deadline);
   // The connection is broken: ends the process behind it, if it is ours.
   void End();
 
   // An errno, or 0.
   uint32_t Run(const Transfer& transfer) EXCLUDES(mutex_);
+  uint32_t RunPart(AddressSpace& space, const Transfer& rest, uint64_t& size) EXCLUDES(mutex_);
   std::optional<uint32_t> CheckAccess(GuestRange range, bool write) const EXCLUDES(mutex_);
   std::optional<std::pair<GuestRange, Piece>> FindPiece(Gpa address) const REQUIRES(mutex_);
-  uint32_t CopyChunk(AddressSpace& space, const Transfer& chunk, bool file);
+  uint32_t Copy(AddressSpace& space, Transfer part, bool file, uint64_t& size);
 
   // Constant after construction.
   Connection& connection_;
@@ -86,15 +90,18 @@ class VfioUserDomain : public DmaDomain {
   const std::shared_ptr<ServerProcess> process_;
 
   std::atomic<AddressSpace*> space_ = nullptr;
-  std::atomic<bool> bus_master_ = false;
   std::atomic<bool> gone_ = false;  // the process is reaped
 
   // Of the one thread that maps and unmaps at a time (AddressSpace's lock).
   std::map<UnmapTicket, Ticket> tickets_;
   std::deque<UnmapTicket> in_flight_;
+  std::deque<UnmapTicket> unsent_;  // as too many are in flight
   UnmapTicket next_ticket_ = 1;
 
   mutable Mutex mutex_;
+  CondVar idle_;
+  bool bus_master_ GUARDED_BY(mutex_) = false;
+  bool copying_ GUARDED_BY(mutex_) = false;  // on the serving thread
   std::map<Gpa, Piece> pieces_ GUARDED_BY(mutex_);
 };
 

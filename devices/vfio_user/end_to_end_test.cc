@@ -24,37 +24,6 @@ uint64_t Signals(const Fd& event) {
   return sys::Poll({&poll, 1}, 2000) == 1 ? sys::DrainEvent(event).value() : 0;
 }
 
-// A function over a backend, as far as forwarded DMA is concerned.
-class BackendOwner : public BarOwner {
- public:
-  explicit BackendOwner(VfioUserBackend& backend) : backend_(backend) {}
-  std::string bar_owner_name() const override { return backend_.name(); }
-  void OnVanished(Gpa) override {}
-  Result<> ReadBar(uint8_t bar, uint64_t offset, std::span<std::byte> data) override {
-    return backend_.Read(bar, offset, data);
-  }
-  Result<> WriteBar(uint8_t bar, uint64_t offset, std::span<const std::byte> data) override {
-    return backend_.Write(bar, offset, data);
-  }
-
- private:
-  VfioUserBackend& backend_;
-};
-
-// Places all areas of one BAR at `start`.
-AddressSpace::Mapping PlaceBar(AddressSpace& space, VfioUserBackend& backend, BarOwner& owner,
-                               uint8_t bar, uint64_t start) {
-  AddressSpace::Placement placement;
-  for (const VfioBackend::Area& area : backend.region(bar).mappable) {
-    Backing backing = backend.MapArea(bar, area).value();
-    backing.owner = &owner;
-    backing.bar = bar;
-    backing.bar_offset = area.offset;
-    placement.pieces.push_back({{Gpa(start + area.offset), area.size}, backing});
-  }
-  return space.Map(std::move(placement)).value();
-}
-
 TEST(VfioUserEndToEnd, MemoryIsMappedDirectlyAndReadsTheSameByMessage) {
   Served<MemoryDevice> memory(MemoryDevice::Create(4 * kMiB).value(), "memory");
   EXPECT_EQ(memory->region(2).size, 4 * kMiB);

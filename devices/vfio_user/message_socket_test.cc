@@ -10,10 +10,6 @@ namespace {
 using namespace testing;  // NOLINT: the words of these tests
 using ::testing::HasSubstr;
 
-bool Is(const Message& message, Command command) {
-  return message.header.command == static_cast<uint16_t>(command);
-}
-
 // A socket, and the raw end of another who speaks to it.
 struct Talk {
   explicit Talk(milliseconds stall = milliseconds(2000)) {

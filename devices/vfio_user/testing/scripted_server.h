@@ -70,6 +70,10 @@ inline ByteVector Join(std::initializer_list<std::span<const std::byte>> parts) 
   return all;
 }
 
+inline bool Is(const Message& message, Command command) {
+  return message.header.command == static_cast<uint16_t>(command);
+}
+
 class ScriptedServer {
  public:
   static constexpr uint64_t kRegisters = 0x2000;  // BAR 0, trapped
