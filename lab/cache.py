@@ -19,7 +19,8 @@ class LabError(Exception):
 
 
 def say(text):
-    print(f"lab: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk, say: the status tells as well
+        print(f"lab: {text}", file=sys.stderr, flush=True)
 
 
 def output_of(words, package, **options):

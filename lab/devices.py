@@ -75,8 +75,7 @@ def parse(text, number):
         raise LabError(f"--device {text}: port=same needs a --device before it", USAGE)
     if options.get("bind", "vfio") != "vfio":
         raise LabError(f"--device {text}: bind is vfio, or left out", USAGE)
-    vfs = options.get("vfs", "0")
-    if not vfs.isdigit() or int(vfs) > 7:
+    if not re.fullmatch("[0-7]", options.get("vfs", "0")):
         raise LabError(f"--device {text}: vfs is a number up to 7", USAGE)
     if not re.fullmatch(r"\w+", options.get("net", "x")):
         raise LabError(f"--device {text}: the name of a net is letters and digits", USAGE)

@@ -45,7 +45,7 @@ class Archive:
                 self.add_file(os.path.join(path, os.path.relpath(full, source)), full)
 
     def link(self, path, target):
-        self._entry(path, stat.S_IFLNK | 0o777, target.encode())
+        self._entry(path, stat.S_IFLNK | 0o777, os.fsencode(target))
 
     def node(self, path, mode, major, minor):
         self._entry(path, stat.S_IFCHR | mode, b"", (major, minor))
@@ -68,7 +68,7 @@ class Archive:
 
 
 def _record(file, number, name, mode, data, device):
-    encoded = name.encode() + b"\0"
+    encoded = os.fsencode(name) + b"\0"
     fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(encoded), 0)
     header = b"070701" + b"".join(b"%08x" % field for field in fields) + encoded
     file.write(header + bytes(-len(header) % 4))

@@ -32,7 +32,6 @@ class Stopped(Exception):
     def __init__(self, number):
         super().__init__()
         self.number = number
-        self.where = ""  # what the machine did then, where somebody asked
 
 
 class Signals:

@@ -175,10 +175,44 @@ class BadInput(Case):
                 (["--device", "edu,port=same", "--", "true"], ["before it"]),
                 (["--iommu", "none", "--device", "edu,bind=vfio", "--", "true"], ["needs an IOMMU"]),
                 (["--memory", "much", "--", "true"], ["much"]),
-                (["--timeout", "0", "--", "true"], ["above 0"]),
+                (["--cpus", "0", "--", "true"], ["--cpus"]),
+                *((["--timeout", bad, "--", "true"], ["--timeout", "above 0"]) for bad in ("0", "nan", "inf", "1e20")),
+                (["--device", "igb,vfs=²", "--", "true"], ["igb,vfs=²", "up to 7"]),
                 (["--shell"], ["terminal"]),
                 (["--bogus"], ["--bogus"])):
             self.assert_refused(self.lab(*arguments), USAGE, *words)
+
+    def test_streams_that_are_closed_or_full(self):
+        """The status is the same; what was to be shown and could not be is a failure."""
+        def closed(*numbers):
+            return {"preexec_fn": lambda: [os.close(number) for number in numbers]}
+        for numbers in ((0,), (1,), (2,), (0, 1, 2)):
+            outcome = self.lab("--device", "foo", "--", "true", **closed(*numbers))
+            self.assertEqual((outcome.status, outcome.out), (USAGE, ""), outcome)
+            self.assertEqual(outcome.err == "", 2 in numbers, outcome)
+        with open("/dev/full", "wb") as full:
+            self.assertEqual(self.finish(self.start("--device", "foo", "--", "true", stderr=full)).status, USAGE)
+            for word in ("--list", "--help"):
+                self.assert_refused(self.finish(self.start(word, stdout=full)), MISSING, "No space left")
+                self.assertEqual(self.lab(word, **closed(1)).status, 0)
+        reader, writer = os.pipe()
+        os.close(reader)
+        self.assertEqual(self.finish(self.start("--list", stdout=writer)).status, 128 + 13)
+        os.close(writer)
+
+    def test_what_nobody_thought_of_is_no_status_of_the_command(self):
+        """A kernel in the cache whose version is no text."""
+        kept = os.path.join(self.scratch, "cache", "crossbar", "lab")
+        name = next(name for name in os.listdir(f"{cache.HOME}/kernels") if name.startswith(f"{KERNEL}@"))
+        os.makedirs(f"{kept}/kernels/{name}")
+        with open(f"{kept}/kernels/{name}/version", "wb") as file:
+            file.write(b"\xff")
+        path = self.path_with("qemu-system-x86_64", "echo QEMU emulator version 11.0.0")
+        for words in ([], ["--verbose"]):
+            outcome = self.finish(self.start("--kernel", KERNEL, *words, "--", "true", environment={
+                "XDG_CACHE_HOME": os.path.join(self.scratch, "cache"), "PATH": path}))
+            self.assertEqual((outcome.status, "Traceback" in outcome.err), (DIED, bool(words)), outcome)
+            self.assertRegex(outcome.err, r"(?m)^lab: UnicodeDecodeError: .*\n\Z")
 
     def test_qemu_that_is_missing_or_too_old(self):
         needed = ("needs QEMU 11 or later", "qemu-system-x86 of trixie-backports", "apt-get update failed", "--fetch")
