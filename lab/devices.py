@@ -1,5 +1,6 @@
 """The PCI devices of a lab machine: what --device says, as arguments for QEMU and as what the lab host does with them."""
 import dataclasses
+import os
 import re
 
 from cache import LabError
@@ -23,19 +24,14 @@ FILE_SYSTEM = ("ext4", "crc32c_generic")  # for what a guest does with a disk; e
 
 
 def size(text):
-    """Bytes of a size with suffix K, M or G."""
-    match = re.fullmatch(r"([1-9]\d*)([KMG]?)", text)
-    if not match:
-        raise LabError(f"not a size: {text!r} (as in 64M)", USAGE)
-    return int(match.group(1)) << {"": 0, "K": 10, "M": 20, "G": 30}[match.group(2)]
+    """Bytes of a size with suffix K, M, G or T; 0 where it is none."""
+    match = re.fullmatch(r"([1-9]\d{0,14})([KMGT]?)", text, re.ASCII)
+    return int(match.group(1)) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match.group(2)] if match else 0
 
 
-def power_of_two(text):
-    """Sizes of BARs are powers of two."""
-    value = size(text)
-    if value < 1 << 20 or value & (value - 1):
-        raise LabError(f"not a power of two of 1M or more: {text}", USAGE)
-    return value
+def ram():
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclasses.dataclass
@@ -79,6 +75,13 @@ def parse(text, number):
         raise LabError(f"--device {text}: vfs is a number up to 7", USAGE)
     if not re.fullmatch(r"\w+", options.get("net", "x")):
         raise LabError(f"--device {text}: the name of a net is letters and digits", USAGE)
+    for key in options.keys() & {"size", "cmb", "bar", "disk"}:
+        value, is_bar, is_ram = size(options[key]), key != "disk", key in ("size", "cmb")
+        if not 1 << 20 <= value <= (ram() if is_ram else 1 << 40) or is_bar and value & (value - 1):
+            most = f"{ram() >> 20}M, this machine's memory" if is_ram else "1T"
+            raise LabError(f"--device {text}: {key} is a {'power of two' if is_bar else 'size'}, as in 64M, from 1M to {most}",
+                           USAGE)
+        options[key] = value
     return device
 
 
@@ -171,12 +174,12 @@ class Tree:
 
     def _backend(self, device):
         if device.name == "ivshmem":
-            bytes_ = power_of_two(device.options.get("size", "16M"))
+            bytes_ = device.options.get("size", 16 << 20)
             return ["-object", f"memory-backend-ram,id=memory{device.number},size={bytes_},share=on"]
         if device.name == "nvme":
             disk = f"{self.folder}/disk{device.number}"
             with open(disk, "wb") as file:
-                file.truncate(size(device.options.get("disk", "64M")))
+                file.truncate(device.options.get("disk", 64 << 20))
             return ["-blockdev", f"driver=file,node-name=disk{device.number},filename={disk}"]
         if "net" in device.options:
             hub = self.nets.setdefault(device.options["net"], len(self.nets))
@@ -198,8 +201,8 @@ def _qemu(device):
     if device.name == "ivshmem":
         return f"ivshmem-plain,memdev=memory{number}"
     if device.name == "nvme":
-        cmb = f",cmb_size_mb={power_of_two(options['cmb']) >> 20}" if "cmb" in options else ""
+        cmb = f",cmb_size_mb={options['cmb'] >> 20}" if "cmb" in options else ""
         return f"nvme,drive=disk{number},serial=lab{number}{cmb}"
     if device.name == "testdev":
-        return f"pci-testdev,membar={power_of_two(options.get('bar', '16M'))}"
+        return f"pci-testdev,membar={options.get('bar', 16 << 20)}"
     return {"igb": "igb,romfile=", "e1000e": "e1000e,romfile=", "bochs": "bochs-display,romfile="}[device.name]

@@ -170,17 +170,24 @@ class BadInput(Case):
                 (["--guest", "hurd", "--", "true"], ["hurd"]),
                 (["--device", "gpu", "--", "true"], ["gpu", "bochs"]),
                 (["--device", "edu,size=1M", "--", "true"], ["size=1M", "bind"]),
-                (["--device", "nvme,cmb=3M", "--", "true"], ["power of two"]),
+                *((["--device", f"{device}={bad}", "--", "true"], [f"--device {device}={bad}: {device.split(',')[1]} is ", what])
+                  for device, bad, what in (
+                      ("nvme,cmb", "3M", "power of two"), ("nvme,cmb", "512K", "from 1M"), ("nvme,disk", "foo", "a size, as in"),
+                      ("nvme,disk", "999999999G", "to 1T"), ("nvme,disk", "9" * 5000, "to 1T"), ("testdev,bar", "2T", "to 1T"),
+                      ("ivshmem,size", "65M", "power of two"), ("ivshmem,size", "1T", "this machine's memory"))),
                 (["--device", "edu,port=usb", "--", "true"], ["root, switch, bridge or same"]),
                 (["--device", "edu,port=same", "--", "true"], ["before it"]),
                 (["--iommu", "none", "--device", "edu,bind=vfio", "--", "true"], ["needs an IOMMU"]),
-                (["--memory", "much", "--", "true"], ["much"]),
-                (["--cpus", "0", "--", "true"], ["--cpus"]),
+                *((["--memory", bad, "--", "true"], ["--memory is a size", "this machine's memory"])
+                  for bad in ("much", "1000", "255M", "999T", "9" * 5000)),
+                *((["--cpus", bad, "--", "true"], ["--cpus"]) for bad in ("0", "256", "many")),
                 *((["--timeout", bad, "--", "true"], ["--timeout", "above 0"]) for bad in ("0", "nan", "inf", "1e20")),
                 (["--device", "igb,vfs=²", "--", "true"], ["igb,vfs=²", "up to 7"]),
                 (["--shell"], ["terminal"]),
                 (["--bogus"], ["--bogus"])):
-            self.assert_refused(self.lab(*arguments), USAGE, *words)
+            outcome = self.lab(*arguments, environment=self.offline())  # said before anything is fetched
+            self.assert_refused(outcome, USAGE, *words)
+            self.assertNotIn("fetching", outcome.err)
 
     def test_streams_that_are_closed_or_full(self):
         """The status is the same; what was to be shown and could not be is a failure."""
