@@ -275,6 +275,20 @@ class BadInput(Case):
             outcome = self.finish(self.start("--kernel", KERNEL, "--faults", f"{self.scratch}/{path}", "--", "true"), 60)
             self.assert_refused(outcome, USAGE, f"--faults cannot be written to {self.scratch}/{path}: {why}")
 
+    def test_faults_of_no_machine(self):
+        """What was at their place is as it was: a file, a link to no file, nothing."""
+        old, link, new = (f"{self.scratch}/{name}" for name in ("old", "link", "new"))
+        with open(old, "w", encoding="ascii") as file:
+            file.write("of the last run\n")
+        os.symlink("nothing", link)
+        for why, status in (("--file=/no/such/file", MISSING), ("--qemu=-no-such-option", DIED)):
+            for path in (old, link, new):
+                process = self.start("--kernel", KERNEL, "--faults", path, why, "--", "true")
+                self.assert_refused(self.finish(process, 60), status)
+            with open(old, encoding="ascii") as file:
+                self.assertEqual(file.read(), "of the last run\n")
+            self.assertEqual(sorted(os.listdir(self.scratch)), ["link", "old", "tmp"])
+
     def test_faults_that_cannot_be_kept_at_the_end(self):
         """The status is COMMAND's all the same."""
         outcome = self.lab("--kernel", KERNEL, "--faults", "/dev/full", "--", "sh", "-c", "echo refused >$LAB_FAULTS; exit 3")
