@@ -35,14 +35,22 @@ class Archive:
                         self.add(library, file.read(), 0o755)
 
     def add_tree(self, path, source):
-        """A file, or all files below a folder."""
+        """A file, or a folder with all that is below it. A link stays one, but for a link to a file that the machine would
+        not have there: the file comes in its place."""
         if not os.path.isdir(source):
             self.add_file(path, source)
             return
-        for folder, _, names in os.walk(source):
-            for name in names:
+        self.folder(path)
+        for folder, folders, names in os.walk(source):
+            for name in folders + names:
                 full = os.path.join(folder, name)
-                self.add_file(os.path.join(path, os.path.relpath(full, source)), full)
+                inside = os.path.join(path, os.path.relpath(full, source))
+                if os.path.islink(full) and (_stays_in(source, full) or not os.path.isfile(full)):
+                    self.link(inside, os.readlink(full))
+                elif os.path.isdir(full):
+                    self.folder(inside)
+                else:
+                    self.add_file(inside, full)
 
     def link(self, path, target):
         self._entry(path, stat.S_IFLNK | 0o777, os.fsencode(target))
@@ -74,6 +82,12 @@ def _record(file, number, name, mode, data, device):
     file.write(header + bytes(-len(header) % 4))
     file.write(data)
     file.write(bytes(-len(data) % 4))
+
+
+def _stays_in(tree, link):
+    """Whether it leads to the same from wherever the tree is."""
+    tree = os.path.realpath(tree)
+    return not os.path.isabs(os.readlink(link)) and os.path.commonpath([tree, os.path.realpath(link)]) == tree
 
 
 def _libraries(program):

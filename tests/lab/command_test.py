@@ -1,10 +1,13 @@
 """lab/run as a command: streams, statuses, what ends it."""
 import os
+import stat
 import subprocess
 import sys
 import tempfile
 
 from machine import DIED, KERNEL, LAB, MISSING, SIGINT, SIGTERM, TIMEOUT, TOP, USAGE, Case, cache, send, timeout
+
+import initrd
 
 
 class Command(Case):
@@ -46,9 +49,12 @@ class Command(Case):
         os.makedirs(f"{tree}/below")
         with open(f"{tree}/below/leaf", "w", encoding="ascii") as file:
             file.write("a leaf\n")
-        outcome = self.in_lab("cat note /opt/other tree/below/leaf; ./env -i A=1", "--file", note,
-                              "--file", f"{note}:/opt/other", "--file", tree, "--file", "/usr/bin/env")
-        self.assertEqual(outcome.out, "a note\na note\na leaf\nA=1\n")
+        os.mkdir(f"{tree}/empty")
+        os.symlink("below", f"{tree}/folder")
+        outcome = self.in_lab("cat note /opt/other tree/folder/leaf; readlink tree/folder; ls -A tree/empty; ./env -i A=1\n"
+                              "printf \udcff | wc -c", "--file", note, "--file", f"{note}:/opt/other", "--file", tree,
+                              "--file", "/usr/bin/env", "--memory", "256M")  # the least
+        self.assertEqual(outcome.out, "a note\na note\na leaf\nbelow\nA=1\n1\n")
 
     def test_here_is_this_file_system_and_folder(self):
         note = os.path.join(TOP, "build", f"note-{os.getpid()}")
@@ -82,6 +88,30 @@ print(stat.S_ISCHR(os.stat("/dev/kvm").st_mode), os.path.samefile("/proc/self/cw
     def lab_without_check(self, *arguments):
         process = self.start(*arguments)
         return process.communicate(timeout=300)[0]
+
+
+class Trees(Case):
+    def test_have_all_that_was_there(self):
+        tree = os.path.join(self.scratch, "tree")
+        os.makedirs(f"{tree}/below/empty")
+        for name, text in ((f"{tree}/below/leaf", b"a leaf"), (f"{self.scratch}/other", b"another")):
+            with open(name, "wb") as file:
+                file.write(text)
+        links = {"leaf": "below/leaf", "below/up": "..", "none": "gone", "\udcff": "below", "folder": "../tmp",
+                 "out": "../other", "far": f"{tree}/below/leaf"}
+        for name, target in links.items():
+            os.symlink(target, f"{tree}/{name}")
+        os.symlink(tree, f"{self.scratch}/link")
+        files = {"below/leaf": b"a leaf", "out": b"another", "far": b"a leaf"}
+        expected = {"": (stat.S_IFDIR, b""), "below": (stat.S_IFDIR, b""), "below/empty": (stat.S_IFDIR, b"")}
+        expected |= {name: (stat.S_IFLNK, os.fsencode(target)) for name, target in links.items()}
+        expected |= {name: (stat.S_IFREG, text) for name, text in files.items()}
+        for source in ("tree", "tree/", "link"):
+            archive = initrd.Archive()
+            archive.add_tree("/place", f"{self.scratch}/{source}")
+            archive.write(os.path.join(self.scratch, "archive"))
+            self.assertEqual({path.removeprefix("place").lstrip("/"): (stat.S_IFMT(mode), data)
+                              for path, (mode, data, _) in archive.entries.items()}, expected)
 
 
 class Shell(Case):
