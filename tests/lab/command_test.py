@@ -1,9 +1,11 @@
 """lab/run as a command: streams, statuses, what ends it."""
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 from machine import DIED, KERNEL, LAB, MISSING, SIGINT, SIGTERM, TIMEOUT, TOP, USAGE, Case, cache, send, timeout
 
@@ -292,6 +294,12 @@ class BadInput(Case):
         self.assert_refused(self.lab("--kernel", KERNEL, "--file", "/no/such/file", "--", "true"), MISSING, "/no/such/file")
         self.assert_refused(self.lab("--build", "/no/build", "--", "true"), MISSING, "/no/build", "cmake")
 
+    def test_guests_that_are_not_there(self):
+        shutil.copytree(LAB, f"{self.scratch}/lab")
+        with mock.patch("machine.RUN", f"{self.scratch}/lab/run"):
+            outcome = self.lab("--build", os.path.join(TOP, "build", "release"), "--", "true")
+        self.assert_refused(outcome, MISSING, f"there is no {self.scratch}/build/guests. Build it: cmake ")
+
     def test_files_that_are_pipes(self):
         os.mkdir(f"{self.scratch}/tree")
         os.mkfifo(f"{self.scratch}/tree/pipe")
@@ -333,6 +341,15 @@ class BadInput(Case):
         self.assert_refused(outcome, MISSING, "apt-get update failed")
         left = [os.path.join(folder, name) for folder, _, names in os.walk(self.scratch) for name in names if "kernels" in folder]
         self.assertEqual(left, [])
+
+    def test_no_space_for_the_machine(self):
+        mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", self.folder], capture_output=True, text=True,
+                               check=False)
+        if mount.returncode != 0:
+            self.skipTest(f"only root can mount a small file system: {mount.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", self.folder], check=True)
+        outcome = self.lab("--kernel", KERNEL, "--", "true")  # sees that nothing is left
+        self.assert_refused(outcome, MISSING, f"{self.folder} has no space", "Make room there, or set TMPDIR")
 
     def test_no_space(self):
         code = "import cache; cache.need_space(1e9, 'a kernel')"
