@@ -4,6 +4,7 @@ import mmap
 import os
 import re
 import signal
+import struct
 import time
 
 from program import (CRASH, HALT, HOST_ERROR, POWER_OFF, SANITIZER, SPIN, STOPPED, SUCCESS, Case, debug_exit, limits,
@@ -224,6 +225,19 @@ class Prefault(Case):
             self.assertNotEqual(outcome.err, "")
 
 
+def two_cpus(code):
+    """Has CPU 1 write x to the serial port without end, and CPU 0 do `code` once there are 1000."""
+    def store(address, value):
+        return b"\xc7\x05" + struct.pack("<II", address, value)  # mov dword [address], value
+    # In real mode: mov dx, 0x3f8; mov al, 'x'; 1: out dx, al; inc word [0x9000]; jmp 1b
+    other = b"\xba\xf8\x03\xb0x" + b"\xee\xff\x06\x00\x90\xeb\xf9"
+    copy = b"".join(store(0x8000 + 4 * at, word) for at, word in enumerate(struct.unpack("<3I", other)))
+    # The local APIC: on; to CPU 1; INIT; start-up at page 8.
+    wake = store(0xFEE000F0, 0x1FF) + store(0xFEE00310, 1 << 24) + store(0xFEE00300, 0x4500) + store(0xFEE00300, 0x4608)
+    wait = b"\x66\x81\x3d" + struct.pack("<IH", 0x9000, 1000) + b"\x72\xf5"  # 1: cmp word [0x9000], 1000; jb 1b
+    return copy + store(0x9000, 0) + wake + wait + code
+
+
 class ExitStatus(Case):
     def run_code(self, code, *arguments, **options):
         return self.run_guest(self.write("code.elf", pvh_image(code)), *arguments, **options)
@@ -282,10 +296,15 @@ class ExitStatus(Case):
             session.signal(signal.SIGINT)
         self.assertEqual(session.finish().status, STOPPED)
 
-    def test_of_a_guest_that_writes_on_while_another_CPU_ends_it(self):
-        # The guest exits while its serial line is being written without end.
+    def test_of_a_guest_that_ends_itself_right_after_its_output(self):
         outcome = self.run_code(say(b"x" * 5000) + debug_exit(3))
         self.assertEqual((outcome.status, outcome.out), (7, b"x" * 5000))
+
+    def test_of_a_guest_that_writes_on_while_another_CPU_ends_it(self):
+        for _ in range(5):
+            outcome = self.run_code(two_cpus(debug_exit(3)), "--cpus", 2)
+            self.assertEqual((outcome.status, outcome.err, set(outcome.out)), (7, "", set(b"x")), outcome)
+            self.assertGreaterEqual(len(outcome.out), 1000)
 
 
 class Descriptors(Case):
