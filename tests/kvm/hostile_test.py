@@ -34,10 +34,10 @@ class Hostile(Case):
     def run_code(self, code, *arguments):
         return self.run_guest(self.write("code.elf", pvh_image(code)), *arguments)
 
-    def test_every_byte_to_every_port_but_those_that_end_it(self):
+    def test_0x00_and_0xff_to_every_port_below_0x1100_but_those_that_end_it(self):
         ends = {0xF4, 0xF5, 0xF6, 0xF7, 0x64, 0xCF9, 0x600}
         for value in (0x00, 0xFF):
-            ports = [port for port in range(0x10000) if port not in ends and port < 0x1100]
+            ports = [port for port in range(0x1100) if port not in ends]
             outcome = self.run_code(b"".join(out(port, value) for port in ports) + debug_exit(0), "--console", "none")
             self.assertEqual(outcome.status, SUCCESS, outcome)
             self.assertLess(len(outcome.err.splitlines()), 60, outcome)
