@@ -343,8 +343,11 @@ class Terminal(Case):
             self.assert_restored(session, STOPPED)
 
     def test_is_restored_after_a_guest_crash(self):
-        # A second of raw mode first, so that it is seen.
-        session = self.start("crash", terminal=True)
+        # Waits for a key. 1: in al, dx; test al, 1; jz 1b
+        wait = b"\x66\xba\xfd\x03" + b"\xec\xa8\x01\x74\xfb"
+        # mov esp, 0x9000; push 0; push 0; lidt [esp]; ud2
+        session = self.hanging(wait + b"\xbc\x00\x90\x00\x00\x6a\x00\x6a\x00\x0f\x01\x1c\x24\x0f\x0b")
+        session.send(b"x")
         outcome = self.assert_restored(session, CRASH)
         self.assertRegex(outcome.err, r"\Acrossbar: guest-crash: vCPU 0: triple fault")
 
@@ -370,13 +373,15 @@ class Terminal(Case):
             return file.read().strip()
 
     def test_is_restored_after_host_errors(self):
-        for rule in ("KVM_RUN#20=EIO", "epoll_ctl#3=EIO"):
-            outcome = self.assert_restored(self.start("echo", "--failpoint", rule, terminal=True), HOST_ERROR)
+        for call in ("KVM_RUN#20", "epoll_ctl#3"):
+            # A second of raw mode first, so that it is seen.
+            session = self.start("echo", "--failpoint", f"{call}=delay(1000000)", "--failpoint", f"{call}=EIO", terminal=True)
+            session.until(session.raw)
+            outcome = self.assert_restored(session, HOST_ERROR)
             self.assertRegex(outcome.err, r"\Acrossbar: [^\n]*Input/output error[^\n]*\n\Z")
 
     def test_is_restored_where_signals_cannot_be_taken(self):
-        session = self.start("echo", "--failpoint", "read#1=EIO", terminal=True)
-        session.expect(PROMPT)
+        session = self.echo("--failpoint", "read#1=EIO")
         session.signal(signal.SIGTERM)
         outcome = self.assert_restored(session, HOST_ERROR)
         self.assertRegex(outcome.err, r"\Acrossbar: cannot take signals: [^\n]*\n\Z")
