@@ -1,11 +1,11 @@
 """The PCI devices of a lab machine: what --device says, as arguments for QEMU and as what the lab host does with them."""
 import dataclasses
-import os
 import re
 
 from cache import LabError
 
 USAGE = 120
+MOST = 1 << 40  # of memory, of anything: more is a slip. What is touched of it has to be there
 FIRST_SLOT = 4  # below are QEMU's own, the virtio devices of the lab and the device that proves the IOMMU
 
 # name -> (what it is, the options it takes besides port and bind)
@@ -27,11 +27,6 @@ def size(text):
     """Bytes of a size with suffix K, M, G or T; 0 where it is none."""
     match = re.fullmatch(r"([1-9]\d{0,14})([KMGT]?)", text, re.ASCII)
     return int(match.group(1)) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match.group(2)] if match else 0
-
-
-def ram():
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclasses.dataclass
@@ -76,11 +71,9 @@ def parse(text, number):
     if not re.fullmatch(r"\w+", options.get("net", "x")):
         raise LabError(f"--device {text}: the name of a net is letters and digits", USAGE)
     for key in options.keys() & {"size", "cmb", "bar", "disk"}:
-        value, is_bar, is_ram = size(options[key]), key != "disk", key in ("size", "cmb")
-        if not 1 << 20 <= value <= (ram() if is_ram else 1 << 40) or is_bar and value & (value - 1):
-            most = f"{ram() >> 20}M, this machine's memory" if is_ram else "1T"
-            raise LabError(f"--device {text}: {key} is a {'power of two' if is_bar else 'size'}, as in 64M, from 1M to {most}",
-                           USAGE)
+        value, is_bar = size(options[key]), key != "disk"
+        if not 1 << 20 <= value <= MOST or is_bar and value & (value - 1):
+            raise LabError(f"--device {text}: {key} is a {'power of two' if is_bar else 'size'}, as in 64M, from 1M to 1T", USAGE)
         options[key] = value
     return device
 
