@@ -160,14 +160,15 @@ add_reboots()
 class Complaints(Case):
     """A guest's kernel warns of nothing that it does not warn of under QEMU."""
 
-    def complaints(self, kernel):
+    def complaints(self, kernel, file="vmlinuz", cpus=1, memory=256):
         command_line = """'console=ttyS0 loglevel=0 lab_run="echo; dmesg -r | grep ^.[0-4]..; poweroff -f"'"""
-        image = f"/lab/linux/{kernel}/vmlinuz"
+        image = f"/lab/linux/{kernel}/{file}"
         outcome = self.in_lab(
-            BOOT + QEMU + f"boot {image} --memory 256M --cmdline {command_line} >/lab/share/ours\n"
+            BOOT + QEMU + f"boot {image} --memory {memory}M --cpus {cpus} --cmdline {command_line} >/lab/share/ours\n"
             "[ $? = 0 ] || { cat /lab/share/ours; exit 1; }\n"
-            f"qemu {image} -append {command_line} >/lab/share/theirs\n"
-            "cat /lab/share/ours; echo =; cat /lab/share/theirs", "--guest", kernel, "--memory", "3G", *qemu_inside())
+            f"qemu {image} -m {memory} -smp {cpus} -append {command_line} >/lab/share/theirs\n"
+            "cat /lab/share/ours; echo =; cat /lab/share/theirs", "--guest", kernel, "--memory", f"{memory + 2560}M",
+            "--timeout", 550 if cpus == 1 else 850, *qemu_inside())
         ours, theirs = outcome.out.split("=\n", 1)
         self.assertIn("guest: Linux", ours, outcome)
         self.assertIn("guest: Linux", theirs, outcome)
@@ -183,10 +184,16 @@ class Complaints(Case):
 def add_complaints():
     for kernel in KERNELS:
         def test(self, kernel=kernel):
-            if kernel != "iommufd":
+            if kernel not in ("iommufd", "debian-6.12"):
                 self.need_full()
             self.complaints(kernel)
-        setattr(Complaints, "test_" + kernel.replace("-", "_").replace(".", "_"), timeout(600)(test))
+
+        def large(self, kernel=kernel):
+            self.need_full()
+            self.complaints(kernel, "vmlinux", 4, 3584)
+        name = "test_" + kernel.replace("-", "_").replace(".", "_")
+        setattr(Complaints, name, timeout(600)(test))
+        setattr(Complaints, name + "_with_4_cpus_and_ram_above_4_gib", timeout(900, processors=2)(large))
 
 
 add_complaints()
