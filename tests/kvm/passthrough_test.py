@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import struct
+import threading
 import time
 
 from foreign_server import CONFIG, ForeignServer
@@ -175,6 +176,26 @@ class Servers(Reported):
         passthrough = self.last_report()["passthrough"]
         self.assertEqual([device["lost"] for device in passthrough["devices"]], [False, True])
         self.assertEqual(passthrough["zaps"]["counts"]["device-gone"], 1)
+
+    def test_that_are_slow_hold_up_no_news_of_others(self):
+        slow, begun = threading.Event(), threading.Event()
+
+        def reset(_):
+            if slow.is_set():
+                begun.set()
+                time.sleep(4)
+            return b""
+        server = self.foreign(reset=reset)
+        session = self.start("echo", "--memory", "64M", "--device", f"socket={server},fault=function-reset@2", "--device", MEMORY)
+        session.expect("> ")
+        slow.set()
+        self.assertTrue(begun.wait(30))
+        since = time.monotonic()
+        os.kill(children_of(session.process.pid)[0], signal.SIGKILL)
+        session.until(lambda: "device-gone" in session.errors())
+        self.assertLess(time.monotonic() - since, 3)
+        session.signal(signal.SIGTERM)
+        self.assertEqual(session.finish().status, STOPPED)
 
     def test_that_are_not_there_are_refused_in_a_line(self):
         plain = self.write("plain", b"")
