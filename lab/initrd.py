@@ -40,8 +40,10 @@ class Archive:
         if not os.path.isdir(source):
             self.add_file(path, source)
             return
+        def refuse(error):
+            raise error
         self.folder(path)
-        for folder, folders, names in os.walk(source):
+        for folder, folders, names in os.walk(source, onerror=refuse):
             for name in folders + names:
                 full = os.path.join(folder, name)
                 inside = os.path.join(path, os.path.relpath(full, source))
@@ -86,8 +88,12 @@ def _record(file, number, name, mode, data, device):
 
 def _stays_in(tree, link):
     """Whether it leads to the same from wherever the tree is."""
+    target = os.readlink(link)
+    # By its words, as one that leaves the tree may come back by its name, and in fact, as it may lead through others.
+    by_words = os.path.normpath(os.path.join(os.path.relpath(os.path.dirname(link), tree), target))
     tree = os.path.realpath(tree)
-    return not os.path.isabs(os.readlink(link)) and os.path.commonpath([tree, os.path.realpath(link)]) == tree
+    return not (os.path.isabs(target) or by_words.split("/")[0] == "..") \
+        and os.path.commonpath([tree, os.path.realpath(link)]) == tree
 
 
 def _libraries(program):

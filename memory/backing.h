@@ -36,8 +36,8 @@ class BarOwner {
   // Default: ENOTSUP.
   virtual Result<> ReadBar(uint8_t bar, uint64_t offset, std::span<std::byte> data);
   virtual Result<> WriteBar(uint8_t bar, uint64_t offset, std::span<const std::byte> data);
-  // With how many bytes that is one access, and so ends in the time of one: whoever has more to copy pins anew for each
-  // such part. Constant.
+  // The most bytes of one access. Whoever copies more pins the piece anew for each such part, so that a zap waits for one.
+  // Constant.
   virtual uint64_t largest_access() const { return UINT64_MAX; }
 };
 

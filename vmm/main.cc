@@ -94,15 +94,16 @@ int Run(const std::vector<std::string>& arguments) {
 }
 
 int RunServer(const std::vector<std::string>& arguments) {
+  const auto refuse = [](Error error) {
+    return Complain(std::move(error).WithHint("see crossbar serve --help"), ExitStatus::kUsage);
+  };
   Result<ServeOptions> options = ParseServeOptions(arguments);
-  if (!options) {
-    return Complain(std::move(options).error().WithHint("see crossbar serve --help"),
-                    ExitStatus::kUsage);
-  }
+  if (!options) return refuse(std::move(options).error());
   if (options->help) {
     fmt::print("{}", ServeHelp());
     return 0;
   }
+  if (Result<> socket = CheckSocket(*options); !socket) return refuse(std::move(socket).error());
   log::SetLevel(options->log_level);
   const Result<> served = Serve(*options);
   return served ? 0 : Complain(served.error(), ExitStatus::kHostError);

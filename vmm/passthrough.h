@@ -109,7 +109,7 @@ class Passthrough {
   PciRoot* pci_ = nullptr;
   PciWindows layout_;
   std::map<std::string, Port> ports_;
-  // One for each device: a server that is slow to answer holds up no other device's news.
+  // One for each device: while it waits for a slow server, the others' news are heard.
   std::vector<std::unique_ptr<WatcherThread>> watchers_;
   struct PlannedFault {
     DeviceSpec::Fault fault;

@@ -140,7 +140,8 @@ Result<ServeOptions> ParseServeOptions(const std::vector<std::string>& arguments
     return static_cast<unsigned>(value);
   };
   options.size = TRY(size("size"));
-  if (options.model == "memory") TRY(vfio_user::MemoryDevice::CheckSize(options.size));
+  if (options.model == "memory")
+    TRY(Within(vfio_user::MemoryDevice::CheckSize(options.size), [] { return "--size"; }));
   options.dma.buffer_size = TRY(size("buffer"));
   options.dma.address_bits = TRY(number("address-bits"));
   options.dma.channels = TRY(number("channels"));
@@ -160,9 +161,12 @@ std::string ServeHelp() {
   return text.str();
 }
 
+Result<> CheckSocket(const ServeOptions& options) {
+  if (options.socket_fd < 0 || sys::IsUnixStream(options.socket_fd)) return {};
+  return Fail("--socket-fd {}: no UNIX stream socket was inherited as that", options.socket_fd);
+}
+
 Result<> Serve(const ServeOptions& options) {
-  if (options.socket_fd >= 0 && !sys::IsUnixStream(options.socket_fd))
-    return Fail("--socket-fd {}: no UNIX stream socket was inherited as that", options.socket_fd);
   const sigset_t ends = EndingSignals();
   // Before there is another thread, and until the name is ours.
   if (!options.socket.empty()) ::pthread_sigmask(SIG_BLOCK, &ends, nullptr);

@@ -26,6 +26,8 @@ struct ServeOptions {
 Result<ServeOptions> ParseServeOptions(const std::vector<std::string>& arguments);
 std::string ServeHelp();
 
+// An error where --socket-fd names no socket that a client may be at the other end of.
+Result<> CheckSocket(const ServeOptions& options);
 // Serves until a signal ends the process, or the one client hangs up.
 Result<> Serve(const ServeOptions& options);
 

@@ -66,7 +66,7 @@ TEST(ServeOptions, AnInheritedSocketMustBeOne) {
   for (const int fd : {9999, file.get()}) {
     const ServeOptions options =
         ParseServeOptions({"memory", "--socket-fd", std::to_string(fd)}).value();
-    EXPECT_THAT(Serve(options).error().message(), HasSubstr("no UNIX stream socket"));
+    EXPECT_THAT(CheckSocket(options).error().message(), HasSubstr("no UNIX stream socket"));
   }
   EXPECT_TRUE(sys::FileSize(file.get())) << "it was closed";
 }

@@ -59,7 +59,8 @@ class VfioBackend {
   virtual Result<> Read(unsigned region, uint64_t offset, std::span<std::byte> data) = 0;
   virtual Result<> Write(unsigned region, uint64_t offset, std::span<const std::byte> data) = 0;
 
-  // With how many bytes these are one call to who has the device. Constant over the backend's life.
+  // The most bytes that one call to the device's server carries; a larger access is several calls, each with its own time
+  // limit. Constant over the backend's life.
   virtual uint64_t largest_access() const { return UINT64_MAX; }
 
   // Maps one mappable area of a BAR and says what stands behind it: host address, file or dma-buf,

@@ -1,6 +1,6 @@
 // EventWatcher: a thread that waits on descriptors for devices whose causes come from outside (the host
 // wants the device back, an error, a server that hung up, an EOI to pass on, a fault to inject). Such a handler may run a
-// zap and so take seconds: it never runs on the main event loop (DESIGN: one worker).
+// zap and so take seconds: it never runs on the main event loop.
 //
 // vmm/ implements it. Any thread.
 #pragma once

@@ -132,16 +132,17 @@ Result<Message> Connection::Call(const Request& request) {
   const Deadline deadline = begun + (edge.forwards() ? limits_.forward : limits_.reply);
   const uint16_t id = TRY(Start(request, deadline));
   Result<Message> reply = Await(id, deadline);
-  CountSlow(Clock::now() - begun);
+  CountSlow(begun);
   return reply;
 }
 
-void Connection::CountSlow(Clock::duration waited) {
-  if (waited <= limits_.reply / 10) return;
+void Connection::CountSlow(Clock::time_point begun) {
+  const auto now = Clock::now();
+  if (now - begun <= limits_.reply / 10) return;
   {
     MutexLock lock(mutex_);
-    const auto now = Clock::now();
-    slow_ = std::max(slow_ - (now - slow_at_) / 4, Clock::duration()) + waited;
+    if (now <= slow_at_) return;
+    slow_ = std::max(slow_ - (now - slow_at_) / 4, Clock::duration()) + (now - std::max(begun, slow_at_));
     slow_at_ = now;
     if (slow_ <= limits_.slow) return;
   }

@@ -40,8 +40,9 @@ class Connection {
     std::chrono::milliseconds forward{2000};
     std::chrono::milliseconds stall{2000};  // for one message, from its first byte
     size_t queued_bytes = 4u << 20;         // of commands that are not served yet
-    // For slow replies, each more than a tenth of `reply`, all together; a quarter of the time that passes is forgiven.
-    // One operation of a guest's may be thousands of calls, and the end of the VM waits for it.
+    // For slow replies, each more than a tenth of `reply`, all together; what several threads wait for at once counts once,
+    // and a quarter of the time that passes is forgiven. One operation of a guest's may be thousands of calls, and the end
+    // of the VM waits for it.
     std::chrono::milliseconds slow{20000};
   };
 
@@ -106,7 +107,7 @@ class Connection {
       EXCLUDES(mutex_);
   bool ReadAsLeader(Deadline deadline) REQUIRES(mutex_);
   Result<Message> Finish(uint16_t id) REQUIRES(mutex_);
-  void CountSlow(std::chrono::steady_clock::duration waited) EXCLUDES(mutex_);
+  void CountSlow(std::chrono::steady_clock::time_point begun) EXCLUDES(mutex_);
   Error Broken() REQUIRES(mutex_);
 
   Result<> Deliver(Message message) EXCLUDES(mutex_);

@@ -79,11 +79,11 @@ DmaDevice::DmaDevice(const Options& options,
 
 Result<> DmaDevice::Check(const Options& options) {
   if (options.address_bits < 12 || options.address_bits > 64)
-    return Fail("{} address bits: 12 to 64", options.address_bits);
+    return Fail("address-bits {}: 12 to 64", options.address_bits);
   if (options.channels < 1 || options.channels > kMaxChannels)
-    return Fail("{} channels: 1 to {}", options.channels, kMaxChannels);
+    return Fail("channels {}: 1 to {}", options.channels, kMaxChannels);
   if (options.buffer_size < 16 || options.buffer_size > kGiB)
-    return Fail("a buffer of {:#x} bytes: 16 to 1G", options.buffer_size);
+    return Fail("buffer {:#x}: 16 bytes to 1G", options.buffer_size);
   return {};
 }
 

@@ -119,15 +119,29 @@ void VfioUserDomain::Send(UnmapTicket id, Deadline deadline) {
   in_flight_.push_back(id);
 }
 
-DmaDomain::Unmapped VfioUserDomain::AwaitUnmap(UnmapTicket id, Deadline deadline) {
-  while (!unsent_.empty() && unsent_.front() <= id) {
-    if (!in_flight_.empty()) Settle(tickets_.at(in_flight_.front()), deadline);
-    Send(unsent_.front(), deadline);
+// What had to queue has a moment of its own: the time of the zap may be gone by the turn of this server, for one that does
+// not answer, and those that were sent at once have been answered meanwhile.
+void VfioUserDomain::SendLate() {
+  if (unsent_.empty()) return;
+  if (!late_until_) late_until_ = Clock::now() + kSendPatience;
+  while (!unsent_.empty() && in_flight_.size() < kMaxInFlight) {
+    tickets_.at(unsent_.front()).late = true;
+    Send(unsent_.front(), *late_until_);
     unsent_.pop_front();
   }
+}
+
+DmaDomain::Unmapped VfioUserDomain::AwaitUnmap(UnmapTicket id, Deadline deadline) {
   const auto found = tickets_.find(id);
-  Settle(found->second, deadline);
-  Unmapped result = std::move(*found->second.result);
+  Ticket& ticket = found->second;
+  while (std::ranges::find(unsent_, id) != unsent_.end()) {
+    if (!in_flight_.empty()) Settle(tickets_.at(in_flight_.front()), deadline);
+    SendLate();
+  }
+  Settle(ticket, deadline);
+  SendLate();
+  if (unsent_.empty() && in_flight_.empty()) late_until_.reset();
+  Unmapped result = std::move(*ticket.result);
   tickets_.erase(found);
   return result;
 }
@@ -136,6 +150,7 @@ void VfioUserDomain::Settle(Ticket& ticket, Deadline deadline) {
   if (ticket.result) return;
   ticket.result = Unmapped{Unmapped::State::kEnded, 0, std::nullopt};
   if (!ticket.call) return End();
+  if (ticket.late) deadline = std::max(deadline, *late_until_);
   // Tickets are settled in the order of their start, and so are calls answered.
   std::erase_if(in_flight_, [&](UnmapTicket id) { return &tickets_.at(id) == &ticket; });
   const Result<Message> reply = connection_.Await(*ticket.call, deadline);
@@ -184,12 +199,15 @@ Connection::Answer VfioUserDomain::Serve(const Message& message) {
 }
 
 void VfioUserDomain::SetBusMaster(bool on) {
+  // Longer than a forward takes no copy, unless the host's memory hangs: then this one must not, too (G5).
+  const Deadline deadline = Clock::now() + connection_.limits().forward + connection_.limits().stall;
   MutexLock lock(mutex_);
   bus_master_ = on;
-  while (!bus_master_ && copying_) idle_.Wait(mutex_);
+  while (!bus_master_ && copying_ && idle_.WaitUntil(mutex_, deadline)) {
+  }
 }
 
-// For all of it there is no more time than a forward has: the server may do nothing else until it is answered.
+// No part begins later than a forward may end: the server may do nothing else until it is answered.
 uint32_t VfioUserDomain::Run(const Transfer& transfer) {
   AddressSpace* const space = space_.load(std::memory_order_acquire);
   if (space == nullptr) return EFAULT;
@@ -235,6 +253,7 @@ std::optional<std::pair<GuestRange, VfioUserDomain::Piece>> VfioUserDomain::Find
 // All of it or nothing: a request that is not mapped to its last byte changes no byte.
 std::optional<uint32_t> VfioUserDomain::CheckAccess(GuestRange range, bool write) const {
   MutexLock lock(mutex_);
+  if (!bus_master_) return ENODEV;
   for (uint64_t done = 0; done < range.size;) {
     const auto piece = FindPiece(range.start + done);
     if (!piece || (write && !piece->second.writable)) return EFAULT;

@@ -37,8 +37,8 @@ class VfioUserDomain : public DmaDomain {
   // connection's threads.
   void Attach(AddressSpace& space) { space_.store(&space, std::memory_order_release); }
   // COMMAND.BME as the device has it: without it the server's requests get ENODEV. Once it is off nothing of what it asked
-  // for is copied any more: waits for the part that is under way, one forwarded message at most. Any thread but the serving
-  // one.
+  // for is copied any more: waits for the part that is under way, one forwarded message at most, or memory that the host
+  // cannot get at; for so long as a forward may take. Any thread but the serving one.
   void SetBusMaster(bool on) EXCLUDES(mutex_);
 
   // DmaDomain.
@@ -60,6 +60,7 @@ class VfioUserDomain : public DmaDomain {
   };
   struct Ticket {
     GuestRange range;
+    bool late = false;  // sent by AwaitUnmap
     std::optional<uint16_t> call;
     std::optional<Unmapped> result;
   };
@@ -73,6 +74,7 @@ class VfioUserDomain : public DmaDomain {
   Result<> CheckMap(GuestRange range) const EXCLUDES(mutex_);
   Result<> SendMap(GuestRange range, const Backing& backing, bool file, Deadline deadline);
   void Send(UnmapTicket id, Deadline deadline);
+  void SendLate();
   void Settle(Ticket& ticket, Deadline deadline);
   // The connection is broken: ends the process behind it, if it is ours.
   void End();
@@ -96,6 +98,7 @@ class VfioUserDomain : public DmaDomain {
   std::map<UnmapTicket, Ticket> tickets_;
   std::deque<UnmapTicket> in_flight_;
   std::deque<UnmapTicket> unsent_;  // as too many are in flight
+  std::optional<Deadline> late_until_;  // for those that were
   UnmapTicket next_ticket_ = 1;
 
   mutable Mutex mutex_;

@@ -100,11 +100,11 @@ class Trees(Case):
             with open(name, "wb") as file:
                 file.write(text)
         links = {"leaf": "below/leaf", "below/up": "..", "none": "gone", "\udcff": "below", "folder": "../tmp",
-                 "out": "../other", "far": f"{tree}/below/leaf"}
+                 "out": "../other", "far": f"{tree}/below/leaf", "back": "../tree/below/leaf"}
         for name, target in links.items():
             os.symlink(target, f"{tree}/{name}")
         os.symlink(tree, f"{self.scratch}/link")
-        files = {"below/leaf": b"a leaf", "out": b"another", "far": b"a leaf"}
+        files = {"below/leaf": b"a leaf", "out": b"another", "far": b"a leaf", "back": b"a leaf"}
         expected = {"": (stat.S_IFDIR, b""), "below": (stat.S_IFDIR, b""), "below/empty": (stat.S_IFDIR, b"")}
         expected |= {name: (stat.S_IFLNK, os.fsencode(target)) for name, target in links.items()}
         expected |= {name: (stat.S_IFREG, text) for name, text in files.items()}
