@@ -86,6 +86,10 @@ Result<size_t> WriteOwnMemory(void* to, std::span<const std::byte> from);
 
 Result<Fd> EventFd(unsigned initial = 0, int flags = 0);
 Result<> SignalEvent(const Fd& event);  // a failure is tried again once, for a thread waits for it
+// As SignalEvent, for an eventfd that a stranger shares: never waits, whatever the stranger makes of the counter
+// and the file's flags (but for a race where the kernel has no AIO). Where the counter is full, nothing is
+// lost: there is a signal already.
+void SignalSharedEvent(const Fd& event);
 // The counter and 0 afterwards; 0 where a non-blocking eventfd had nothing.
 Result<uint64_t> DrainEvent(const Fd& event);
 // Whether `fd` can be read without blocking; false where that cannot be found out.

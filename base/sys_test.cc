@@ -9,7 +9,9 @@
 #include <cerrno>
 #include <chrono>
 #include <fstream>
+#include <future>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/failpoint.h"
@@ -60,6 +62,30 @@ TEST(Sys, WakingAThreadOutlastsOneFailure) {
   failpoints::Reset();
   EXPECT_EQ(sys::DrainEvent(event).value(), 1u);
   EXPECT_TRUE(sys::IsReadable(theirs.get()));
+}
+
+// Whoever else has the file fills its counter, and makes it one that waits.
+TEST(Sys, SignallingASharedEventNeverWaits) {
+  const uint64_t full = ~uint64_t{0} - 1;
+  for (const char* aio : {"", "io_submit=ENOSYS"}) {
+    const Fd event = sys::EventFd().value();
+    ASSERT_TRUE(sys::Write(event.get(), std::as_bytes(std::span(&full, 1))));
+    if (*aio != '\0') {
+      ASSERT_TRUE(failpoints::Arm(aio));
+    }
+    std::promise<void> signalled;
+    std::thread signals([&] {
+      for (int i = 0; i < 100; ++i) sys::SignalSharedEvent(event);
+      signalled.set_value();
+    });
+    EXPECT_EQ(signalled.get_future().wait_for(std::chrono::seconds(3)), std::future_status::ready) << aio;
+    failpoints::Reset();
+    EXPECT_GE(sys::DrainEvent(event).value(), full) << aio;  // which also ends a wait
+    signals.join();
+  }
+  const Fd event = sys::EventFd().value();
+  for (int i = 0; i < 300; ++i) sys::SignalSharedEvent(event);
+  EXPECT_EQ(sys::DrainEvent(event).value(), 300u);
 }
 
 // Who listens may be busy for ever, and then as many wait as it lets wait.

@@ -94,6 +94,36 @@ TEST(VfioUserServer, G12AFileThatHangsHoldsUpNobody) {
   EXPECT_THAT((*file)->asked(), IsEmpty());
 }
 
+// The client shares the file with the server: it can fill the counter, and say that writers wait, at any time.
+TEST(VfioUserServer, G12AnEventfdThatIsFullHoldsUpNobody) {
+  const Fd event = sys::EventFd().value();
+  const uint64_t full = ~uint64_t{0} - 1;
+  ASSERT_TRUE(sys::Write(event.get(), Bytes(full)));
+  std::atomic<bool> end = false;
+  std::thread meddles([&] {
+    for (int i = 0; !end; ++i) ::fcntl(event.get(), F_SETFL, O_RDWR | (i % 2 != 0 ? O_NONBLOCK : 0));
+    (void)sys::DrainEvent(event);  // which ends a wait
+  });
+  {
+    Session session(DmaDevice::Create({}).value());
+    const SetIrqs set = SetOne(SetIrqs::kDataEventfd | SetIrqs::kTrigger);
+    const SetIrqs trigger = SetOne(SetIrqs::kDataNone | SetIrqs::kTrigger);
+    const uint32_t one = 1;
+    const RegionAccess raise{0x60, 0, sizeof one};
+    EXPECT_EQ(session.ErrorOf(Command::kSetIrqs, Bytes(set), {event.get()}), 0u);
+    bool answered = true;
+    for (int i = 0; answered && i < 200; ++i) {
+      answered = session.ErrorOf(Command::kSetIrqs, Bytes(trigger)) == 0 &&
+                 session.ErrorOf(Command::kRegionWrite, Join({Bytes(raise), Bytes(one)})) == 0;
+    }
+    EXPECT_TRUE(answered);
+    end = true;
+    meddles.join();
+  }
+  Session next(DmaDevice::Create({}).value());
+  EXPECT_EQ(next.ErrorOf(Command::kReset, {}), 0u);
+}
+
 // Sealed, and yet its pages can go: the client punches one out while the pool has no other.
 TEST(VfioUserServer, G12HugePagesThatAreGoneAreNoFault) {
   constexpr uint64_t kHuge = 2 * kMiB;

@@ -85,7 +85,7 @@ void InterruptLines::Clear() {
 
 void InterruptLines::Signal(unsigned kind, uint32_t vector) {
   const Fd& event = events_[kind][vector];
-  if (event.valid()) (void)sys::SignalEvent(event);
+  if (event.valid()) sys::SignalSharedEvent(event);
 }
 
 void InterruptLines::RaiseIntx() {

@@ -26,6 +26,8 @@ class Client {
   Client(fuzz::FuzzInput& input, Fd socket)
       : input_(input), fd_(socket.get()), socket_(std::move(socket), milliseconds(50)) {
     CHECK(sys::Ftruncate(short_.get(), 0x1000));
+    const uint64_t full = ~uint64_t{0} - 1;
+    CHECK(sys::Write(full_.get(), Bytes(full)));
   }
 
   void Step() {
@@ -96,9 +98,12 @@ class Client {
   }
   uint32_t Small() { return input_.InRange(0, 15) == 0 ? input_.Number<uint32_t>() : input_.InRange(0, 9); }
   std::vector<int> Descriptors() {
-    const int choices[] = {memory_.fd.get(), short_.get(), event_.get(), fd_};
+    const int choices[] = {memory_.fd.get(), short_.get(), event_.get(), full_.get()};
     std::vector<int> fds;
-    for (uint32_t n = input_.InRange(0, 5); n > 2; --n) fds.push_back(choices[input_.InRange(0, 3)]);
+    for (uint32_t n = input_.InRange(0, 5); n > 2; --n) {
+      const uint32_t which = input_.InRange(0, 63);
+      fds.push_back(which == 63 ? fd_ : choices[which % 4]);  // a socket is neither memory nor an eventfd
+    }
     return fds;
   }
   void Drain() {
@@ -215,6 +220,7 @@ class Client {
   testing::SharedMemory memory_{0x4000};
   const Fd short_ = sys::MemfdCreate("short", MFD_ALLOW_SEALING).value();
   const Fd event_ = sys::EventFd(0, O_NONBLOCK).value();
+  const Fd full_ = sys::EventFd().value();  // a writer would wait
 };
 
 std::unique_ptr<ServedDevice> MakeDevice(fuzz::FuzzInput& input) {
