@@ -157,18 +157,22 @@ ssize_t TrySend(int socket, std::span<const iovec> parts, std::span<const int> f
 
 namespace {
 
-ssize_t ReceiveWithFds(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds, int flags) {
+ssize_t ReceiveWithFds(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds, bool take,
+                       int flags) {
   // Room for all that the kernel can deliver, so that what was not asked for is ours to close.
   alignas(cmsghdr) std::byte control[CMSG_SPACE(kMaxMessageFds * sizeof(int))];
   iovec part{buffer.data(), buffer.size()};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
+  if (take) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+  }
   const ssize_t n = RunThrough(
       "recvmsg", [&] { return ::recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC); });
   if (n < 0) return n;
+  if (!take) return (message.msg_flags & MSG_CTRUNC) != 0 ? -ENOBUFS : n;
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
        header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
@@ -184,12 +188,12 @@ ssize_t ReceiveWithFds(int socket, std::span<std::byte> buffer, std::vector<Fd>&
 
 }  // namespace
 
-ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds) {
-  return ReceiveWithFds(socket, buffer, fds, MSG_DONTWAIT);
+ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds, bool take) {
+  return ReceiveWithFds(socket, buffer, fds, take, MSG_DONTWAIT);
 }
 
-ssize_t WaitReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds) {
-  return ReceiveWithFds(socket, buffer, fds, 0);
+ssize_t WaitReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds, bool take) {
+  return ReceiveWithFds(socket, buffer, fds, take, 0);
 }
 
 Result<> SetReceiveTimeout(int socket, std::chrono::microseconds timeout) {

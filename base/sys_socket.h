@@ -40,9 +40,10 @@ bool IsUnixStream(int fd);
 ssize_t TrySend(int socket, std::span<const iovec> parts, std::span<const int> fds);
 // What is there; 0 where the other end hung up. Descriptors that come along are appended to `fds`, also
 // where none are expected: the kernel would close them in our place, and that may wait for their sender.
-ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds);
+// Not so with `take` false: the kernel does, which asks fewer file systems than close, and -ENOBUFS says so.
+ssize_t TryReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds, bool take = true);
 // As TryReceive, but waits: until something comes, or for the socket's timeout (-EAGAIN then).
-ssize_t WaitReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds);
+ssize_t WaitReceive(int socket, std::span<std::byte> buffer, std::vector<Fd>& fds, bool take = true);
 Result<> SetReceiveTimeout(int socket, std::chrono::microseconds timeout);
 // Events, 0 after `timeout_ms` (-1: never), or -errno.
 int Poll(std::span<pollfd> fds, int timeout_ms);

@@ -21,6 +21,12 @@ void Append(std::vector<std::byte>& body, const T& value) {
 
 Result<> DeviceServer::Serve(Fd socket) {
   socket_ = std::make_shared<ServerSocket>(std::move(socket), options_.stall);
+  // Each client may leave one behind.
+  const unsigned hanging = HangingCloses();
+  if (hanging >= kMaxHangingCloses) {
+    LogWarning("{} clients left files that still hang in close: no descriptors are taken", hanging);
+    socket_->stream.TakeNoDescriptors();
+  }
   const Result<> ended = Converse();
   if (requester_) requester_->Close();
   device_.memory().Clear();
@@ -36,6 +42,9 @@ Result<> DeviceServer::Converse() {
   bool greeted = false;
   while (true) {
     std::optional<Message> message = TRY(socket_->stream.Receive(kMaxMessage, Deadline::max()));
+    // One strike: each costs a thread, perhaps for good.
+    if (std::ranges::any_of(message->fds, MayHang))
+      return Fail("it passes a descriptor that is neither memory nor an eventfd");
     if (!greeted) {
       TRY(Greet(*message));
       greeted = true;
@@ -81,6 +90,7 @@ void DeviceServer::UseRequester(const Version& client, std::optional<Fd> twin) {
   const uint64_t most = std::min(kOurTransfer, client.max_data_xfer_size);
   const bool has_twin = twin.has_value();
   auto socket = has_twin ? std::make_shared<ServerSocket>(std::move(*twin), options_.stall) : socket_;
+  if (has_twin) socket->stream.TakeNoDescriptors();  // answers bring none
   requester_ = std::make_shared<DmaRequester>(std::move(socket), has_twin, most, options_.request);
   device_.memory().SetAsker(requester_);
 }

@@ -1,9 +1,10 @@
 // DeviceServer: serves one device to one vfio-user client at a time, over a connected socket.
 //
 // The protocol's other side; any client, ours or another VMM's, and it may be hostile: nothing it sends
-// reaches memory it did not share or stops the server from serving the next. Commands are carried out
-// in order, on the thread that calls Serve. The device keeps its state over a change of clients; memory
-// and interrupts do not outlive the client that gave them.
+// reaches memory it did not share or stops the server from serving the next. A descriptor that is neither
+// memory nor an eventfd may hang in close and ends the session; while kMaxHangingCloses of them hang, any
+// descriptor does. Commands are carried out in order, on the thread that calls Serve. The device keeps its
+// state over a change of clients; memory and interrupts do not outlive the client that gave them.
 #pragma once
 
 #include <chrono>
@@ -20,6 +21,8 @@ namespace crossbar::vfio_user {
 
 class DeviceServer {
  public:
+  static constexpr unsigned kMaxHangingCloses = 16;
+
   struct Options {
     std::chrono::milliseconds stall{5000};    // within one message, and for the client to read ours
     std::chrono::milliseconds request{10000};  // for the client to answer a DMA_READ or DMA_WRITE

@@ -48,6 +48,18 @@ class Session {
     const auto reply = Ask(command, body, std::move(fds));
     return reply ? reply->header.error : ~0u;
   }
+  // No answer is waited for, and whether there is still a server does not matter.
+  void Tell(Command command, std::span<const std::byte> body, std::vector<int> fds) {
+    Header header;
+    header.command = static_cast<uint16_t>(command);
+    (void)client_->Send(header, body, {}, fds, Clock::now() + milliseconds(3000));
+  }
+  bool HangsUp() {
+    const auto deadline = Clock::now() + milliseconds(3000);
+    auto reply = client_->Receive(kMaxMessage, deadline);
+    while (reply && *reply) reply = client_->Receive(kMaxMessage, deadline);
+    return !reply && reply.error().code() == EPIPE;
+  }
   ServedDevice& device() { return *device_; }
 
  private:
@@ -72,26 +84,62 @@ SetIrqs SetOne(uint32_t flags) {
   return irqs;
 }
 
+bool Settled(unsigned closes) {
+  for (int i = 0; i < 3000 && HangingCloses() != closes; ++i) std::this_thread::sleep_for(milliseconds(1));
+  return HangingCloses() == closes;
+}
+
+// A session ends at the first such file, wherever it comes, so that it leaves one thread and not many.
 TEST(VfioUserServer, G12AFileThatHangsHoldsUpNobody) {
-  const auto file = HangingFile::Make();
+  auto file = HangingFile::Make();
   if (!file) GTEST_SKIP() << file.error().message();
   const int fd = (*file)->fd();
   const SharedMemory memory(0x1000);
+  ASSERT_TRUE(Settled(0));
   const auto begun = Clock::now();
-  {
+  const DmaMapRequest map = MapAt(0x1000, 0x1000);
+  const SetIrqs events = SetOne(SetIrqs::kDataEventfd | SetIrqs::kTrigger);
+  unsigned sessions = 0;
+  for (const auto& [command, body, fds] :
+       {std::tuple{Command::kDmaMap, Join({Bytes(map)}), std::vector{fd}},
+        std::tuple{Command::kDmaMap, Join({Bytes(map)}), std::vector{memory.fd.get(), fd}},
+        std::tuple{Command::kSetIrqs, Join({Bytes(events)}), std::vector{fd}},
+        std::tuple{Command::kReset, ByteVector(), std::vector{fd, fd}}}) {
     Session session(DmaDevice::Create({}).value());
-    // Its own descriptor is closed last: whoever closes another one waits for FUSE's answer.
-    EXPECT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(0x1000, 0x1000)), {fd}), uint32_t{ENODEV});
-    EXPECT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(0x1800, 0x1000)), {fd}), uint32_t{EINVAL});
-    EXPECT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(0x1000, 0x1000)), {memory.fd.get(), fd}), 0u);
-    const SetIrqs events = SetOne(SetIrqs::kDataEventfd | SetIrqs::kTrigger);
-    EXPECT_EQ(session.ErrorOf(Command::kSetIrqs, Bytes(events), {fd}), uint32_t{EINVAL});
-    const SetIrqs none = SetOne(SetIrqs::kDataNone | SetIrqs::kTrigger);
-    EXPECT_EQ(session.ErrorOf(Command::kSetIrqs, Bytes(none), {fd}), uint32_t{EINVAL});
-    EXPECT_EQ(session.ErrorOf(Command::kReset, {}, {fd}), 0u);
+    for (int i = 0; i < 50; ++i) session.Tell(command, body, fds);
+    EXPECT_TRUE(session.HangsUp());
+    ASSERT_LE(HangingCloses(), ++sessions);
   }
+  Session next(DmaDevice::Create({}).value());
+  EXPECT_EQ(next.ErrorOf(Command::kDmaMap, Bytes(map), {memory.fd.get()}), 0u);
   EXPECT_LT(Clock::now() - begun, milliseconds(3000));
   EXPECT_THAT((*file)->asked(), IsEmpty());
+  file->reset();
+  EXPECT_TRUE(Settled(0));
+}
+
+TEST(VfioUserServer, G12FilesThatHangInManySessionsArePutAnEndTo) {
+  auto file = HangingFile::Make();
+  if (!file) GTEST_SKIP() << file.error().message();
+  const SharedMemory memory(0x1000);
+  const DmaMapRequest map = MapAt(0x1000, 0x1000);
+  ASSERT_TRUE(Settled(0));
+  for (unsigned i = 0; i < 2 * DeviceServer::kMaxHangingCloses; ++i) {
+    Session session(DmaDevice::Create({}).value());
+    session.Tell(Command::kReset, {}, {(*file)->fd()});
+    ASSERT_TRUE(session.HangsUp());
+  }
+  EXPECT_EQ(HangingCloses(), DeviceServer::kMaxHangingCloses);
+  {
+    Session without(DmaDevice::Create({}).value());
+    EXPECT_EQ(without.ErrorOf(Command::kDmaMap, Bytes(map)), 0u);
+    without.Tell(Command::kDmaMap, Bytes(map), {memory.fd.get()});
+    EXPECT_TRUE(without.HangsUp());
+  }
+  file->reset();
+  ASSERT_TRUE(Settled(0));
+  Session with(DmaDevice::Create({}).value());
+  EXPECT_EQ(with.ErrorOf(Command::kDmaMap, Bytes(map), {memory.fd.get()}), 0u);
 }
 
 // The client shares the file with the server: it can fill the counter, and say that writers wait, at any time.

@@ -28,6 +28,11 @@ Error HungUp(bool within_message) {
   return Error(EPIPE, within_message ? "it hung up within a message" : "it hung up");
 }
 
+Error ReceiveFailed(ssize_t error) {
+  return error == -ENOBUFS ? Error(ENOBUFS, "it passes descriptors where none are taken")
+                           : sys::ErrnoError(static_cast<int>(-error), "recvmsg");
+}
+
 Error Stopped() { return Error(ETIMEDOUT, "it stopped within a message"); }
 
 }  // namespace
@@ -88,15 +93,15 @@ Result<bool> MessageSocket::Fill(Deadline deadline) {
   const std::span<std::byte> room = std::span(ahead_).subspan(end_);
   ssize_t n = -EAGAIN;
   if (has_timeout_ && (deadline == Deadline::max() || deadline - Clock::now() > kFirstWait))
-    n = sys::WaitReceive(socket_.get(), room, fds_);
+    n = sys::WaitReceive(socket_.get(), room, fds_, takes_fds_);
   while (n == -EAGAIN) {
     if (!TRY(Wait(POLLIN, deadline))) return false;
-    n = sys::TryReceive(socket_.get(), room, fds_);
+    n = sys::TryReceive(socket_.get(), room, fds_, takes_fds_);
   }
   // Reset: it went with something of ours unread.
   if (n == 0 || n == -ECONNRESET)
     return std::unexpected(HungUp(end_ != 0));
-  if (n < 0) return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "recvmsg"));
+  if (n < 0) return std::unexpected(ReceiveFailed(n));
   end_ += static_cast<size_t>(n);
   // Not only in one message: who begins another one with each that brings descriptors piles them up here.
   if (fds_.size() > kOurMessageFds) return Fail("it passes {} descriptors at once", fds_.size());
@@ -106,14 +111,14 @@ Result<bool> MessageSocket::Fill(Deadline deadline) {
 // All of `rest`, or an error.
 Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest, Deadline deadline) {
   while (!rest.empty()) {
-    const ssize_t n = sys::TryReceive(socket_.get(), rest, fds_);
+    const ssize_t n = sys::TryReceive(socket_.get(), rest, fds_, takes_fds_);
     if (!fds_.empty()) return Fail("it passes descriptors within a message");
     if (n > 0) {
       rest = rest.subspan(static_cast<size_t>(n));
     } else if (n == 0 || n == -ECONNRESET) {
       return std::unexpected(HungUp(true));
     } else if (n != -EAGAIN) {
-      return std::unexpected(sys::ErrnoError(static_cast<int>(-n), "recvmsg"));
+      return std::unexpected(ReceiveFailed(n));
     } else if (!TRY(Wait(POLLIN, deadline))) {
       return std::unexpected(Stopped());
     }

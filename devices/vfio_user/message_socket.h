@@ -33,6 +33,9 @@ class MessageSocket {
   // there by then is an error. No body is larger than `max_body`.
   Result<std::optional<Message>> Receive(size_t max_body, Deadline deadline);
 
+  // From now on a message that brings descriptors is an error, and none of them becomes ours to close.
+  void TakeNoDescriptors() { takes_fds_ = false; }
+
   void Shutdown();
   int fd() const { return socket_.get(); }
 
@@ -53,6 +56,7 @@ class MessageSocket {
   std::array<std::byte, 512> ahead_;
   size_t begin_ = 0;
   size_t end_ = 0;
+  bool takes_fds_ = true;
   std::vector<Fd> fds_;
 };
 

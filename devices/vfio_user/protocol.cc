@@ -1,13 +1,15 @@
 #include "devices/vfio_user/protocol.h"
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
-#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "base/sys_socket.h"
+#include "base/thread.h"
 #include "devices/vfio_user/memory_file.h"
 #include "memory/address.h"
 
@@ -21,6 +23,8 @@ constexpr uint64_t kMaxRegion = 1ull << 46;
 constexpr uint64_t kMaxVersionText = 16 * kKiB;
 constexpr unsigned kMaxCapabilities = 16;
 constexpr uint32_t kMaxIoFds = 256;
+
+std::atomic<unsigned> hanging_closes = 0;
 
 constexpr uint32_t kIoEventFd = 0;
 constexpr uint32_t kDataMatch = 1;  // KVM_IOEVENTFD_FLAG_DATAMATCH
@@ -110,16 +114,23 @@ Result<bool> ParseRegionCapabilities(std::span<const std::byte> payload, RegionR
 
 }  // namespace
 
+bool MayHang(const Fd& fd) {
+  return fd.valid() && !IsMemoryFile(fd.get()) && !sys::IsEventFd(fd.get());
+}
+
+unsigned HangingCloses() { return hanging_closes; }
+
 void Discard(std::vector<Fd> fds) {
-  std::erase_if(fds, [](const Fd& fd) {
-    return !fd.valid() || IsMemoryFile(fd.get()) || sys::IsEventFd(fd.get());
-  });
+  std::erase_if(fds, [](const Fd& fd) { return !MayHang(fd); });
   if (fds.empty()) return;
-  try {
-    std::thread([hanging = std::move(fds)] {}).detach();
-  } catch (const std::system_error&) {
-    // No thread: they were closed here, with what was to be moved into it.
-  }
+  const auto hanging = std::make_shared<std::vector<Fd>>(std::move(fds));
+  ++hanging_closes;
+  Result<std::thread> closer = StartThread("closer", [hanging] {
+    hanging->clear();
+    --hanging_closes;
+  });
+  if (closer) return closer->detach();
+  for (Fd& fd : *hanging) (void)fd.Release();
 }
 
 std::string CommandName(uint16_t command) {

@@ -56,9 +56,14 @@ struct Header {
 };
 static_assert(sizeof(Header) == 16);
 
-// Closes what the other side sent and nobody wants. Closing may wait for the file's owner, who may be the
-// sender (FUSE's FLUSH): what is neither memory nor an eventfd is closed by a thread that may hang alone.
+// Whether closing `fd` may wait for the file's owner, who may be the sender (FUSE's FLUSH): it is neither
+// memory nor an eventfd.
+bool MayHang(const Fd& fd);
+// Closes what the other side sent and nobody wants; what may hang in a thread that hangs alone.
 void Discard(std::vector<Fd> fds);
+// How many of these threads there are, and of those that the host did not give us: what was to be closed in
+// them stays open.
+unsigned HangingCloses();
 
 // `fds` came with it; those that nobody took are discarded with it.
 struct Message {
