@@ -2,6 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <linux/pci_regs.h>
+#include <sys/stat.h>
+
 #include "devices/vfio_user/device_server.h"
 #include "devices/vfio_user/dma_device.h"
 #include "devices/vfio_user/memory_device.h"
@@ -76,6 +79,18 @@ DmaMapRequest MapAt(uint64_t address, uint64_t size) {
   map.size = size;
   return map;
 }
+ByteVector Writing(uint32_t region, uint64_t offset, uint64_t value, uint32_t size) {
+  const RegionAccess access{offset, region, size};
+  return Join({Bytes(access), Bytes(value).first(size)});
+}
+constexpr uint64_t kAddress = 0x100000;
+// All that a transfer of `count` bytes to kAddress needs, and then its start, or not.
+std::vector<ByteVector> TransferToBus(uint64_t count, uint32_t start = DmaDevice::kRun) {
+  return {Writing(7, PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2),
+          Writing(0, 0x80, DmaDevice::kBuffer, 8), Writing(0, 0x88, kAddress, 8),
+          Writing(0, 0x90, count, 8), Writing(0, 0x98, DmaDevice::kToBus | start, 4)};
+}
+
 SetIrqs SetOne(uint32_t flags) {
   SetIrqs irqs;
   irqs.flags = flags;
@@ -142,6 +157,30 @@ TEST(VfioUserServer, G12FilesThatHangInManySessionsArePutAnEndTo) {
   EXPECT_EQ(with.ErrorOf(Command::kDmaMap, Bytes(map), {memory.fd.get()}), 0u);
 }
 
+// The channel's thread is still to wake up when the reset comes, and when all is written that a transfer needs.
+TEST(VfioUserServer, WhatWasStartedBeforeAResetStartsNothingAfterIt) {
+  const auto device = DmaDevice::Create({.address_bits = 64, .channels = 2}).value();
+  const SharedMemory memory(0x1000);
+  ASSERT_EQ(device->memory().Map(MapAt(kAddress, 0x1000), memory.fd.get()), 0u);
+  memory.map.bytes()[0] = std::byte{0x5a};
+  const Fd doorbell(::dup(device->Doorbells(0).front().eventfd));
+  for (int round = 0; round < 99; ++round) {
+    device->Reset();
+    const uint32_t run = DmaDevice::kRun;
+    const uint64_t rings = DmaDevice::kChannels + 0x20;
+    if (round % 3 == 0) device->Write(0, 0x98, Bytes(run));
+    if (round % 3 == 1) device->Write(0, rings, Bytes(run));
+    if (round % 3 == 2) (void)sys::SignalEvent(doorbell);
+    device->Reset();
+    for (const ByteVector& write : TransferToBus(8, 0)) {
+      const auto access = Decode<RegionAccess>(write).value();
+      device->Write(access.region, access.offset, std::span(write).subspan(sizeof access));
+    }
+    std::this_thread::sleep_for(milliseconds(1));
+    ASSERT_EQ(memory.at(0), 0x5a) << "round " << round;
+  }
+}
+
 // The client shares the file with the server: it can fill the counter, and say that writers wait, at any time.
 TEST(VfioUserServer, G12AnEventfdThatIsFullHoldsUpNobody) {
   const Fd event = sys::EventFd().value();
@@ -156,13 +195,11 @@ TEST(VfioUserServer, G12AnEventfdThatIsFullHoldsUpNobody) {
     Session session(DmaDevice::Create({}).value());
     const SetIrqs set = SetOne(SetIrqs::kDataEventfd | SetIrqs::kTrigger);
     const SetIrqs trigger = SetOne(SetIrqs::kDataNone | SetIrqs::kTrigger);
-    const uint32_t one = 1;
-    const RegionAccess raise{0x60, 0, sizeof one};
     EXPECT_EQ(session.ErrorOf(Command::kSetIrqs, Bytes(set), {event.get()}), 0u);
     bool answered = true;
     for (int i = 0; answered && i < 200; ++i) {
       answered = session.ErrorOf(Command::kSetIrqs, Bytes(trigger)) == 0 &&
-                 session.ErrorOf(Command::kRegionWrite, Join({Bytes(raise), Bytes(one)})) == 0;
+                 session.ErrorOf(Command::kRegionWrite, Writing(0, 0x60, 1, 4)) == 0;
     }
     EXPECT_TRUE(answered);
     end = true;

@@ -9,8 +9,10 @@
 #include <cerrno>
 #include <chrono>
 #include <limits>
+#include <utility>
 
 #include "base/sys.h"
+#include "base/sys_socket.h"
 #include "base/thread.h"
 
 namespace crossbar::vfio_user {
@@ -247,6 +249,7 @@ void DmaDevice::WriteEdu(uint64_t offset, uint64_t value) {
 
 void DmaDevice::WriteChannel(Channel& channel, uint64_t offset, uint64_t value) {
   if (offset == kDoorbell) {
+    channel.rung = true;
     (void)sys::SignalEvent(channel.wake);
     return;
   }
@@ -285,6 +288,7 @@ void DmaDevice::OnReset() {
   }
   liveness_ = factorial_ = status_ = causes_ = 0;
   for (const auto& channel : channels_) {
+    (void)TakeRings(*channel);  // what was rung before starts nothing after
     channel->source = channel->destination = channel->count = 0;
     channel->command = channel->error = 0;
   }
@@ -302,13 +306,21 @@ void DmaDevice::OnReset() {
 // --- Transfers -------------------------------------------------------------------------------------
 
 bool DmaDevice::AwaitStart(const Channel& channel) const {
-  std::array<epoll_event, 2> events;
-  int count = 0;
-  while (count <= 0) count = sys::EpollWait(channel.epoll.get(), events, -1);
-  for (const epoll_event& event : std::span(events).first(static_cast<size_t>(count))) {
-    if (event.data.u64 == kWoken) (void)sys::DrainEvent(channel.wake);
+  pollfd events{channel.epoll.get(), POLLIN, 0};
+  while (sys::Poll({&events, 1}, -1) <= 0) {
   }
   return !stopping_;
+}
+
+bool DmaDevice::TakeRings(Channel& channel) {
+  std::array<epoll_event, 2> events;
+  const int count = std::max(sys::EpollWait(channel.epoll.get(), events, 0), 0);
+  bool rung = std::exchange(channel.rung, false);
+  for (const epoll_event& event : std::span(events).first(static_cast<size_t>(count))) {
+    if (event.data.u64 == kRung) rung = true;
+    if (event.data.u64 == kWoken) (void)sys::DrainEvent(channel.wake);
+  }
+  return rung;
 }
 
 void DmaDevice::RunChannel(unsigned index) {
@@ -321,7 +333,9 @@ void DmaDevice::RunChannel(unsigned index) {
     uint64_t epoch = 0;
     {
       MutexLock lock(mutex_);
-      channel.command |= kRun;  // rung, it was not set
+      if (TakeRings(channel)) channel.command |= kRun;
+      // A reset may have come between a start and this.
+      if ((channel.command & kRun) == 0) continue;
       source = channel.source;
       destination = channel.destination;
       count = channel.count;

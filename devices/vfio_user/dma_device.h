@@ -59,10 +59,11 @@ class DmaDevice : public ServedDevice {
   struct Channel {
     Fd doorbell;  // the client has it too
     Fd wake;      // ours alone: registers that start a transfer, and the end
-    Fd epoll;     // of both
+    Fd epoll;     // of both; the wait is without mutex_, and events are taken under it
     std::thread thread;
     std::atomic<uint64_t> epoch = 0;  // grows with each reset, which ends what was begun before
     // Under mutex_.
+    bool rung = false;  // by the register
     uint64_t source = 0;
     uint64_t destination = 0;
     uint64_t count = 0;
@@ -88,6 +89,8 @@ class DmaDevice : public ServedDevice {
 
   // Until a transfer is asked for; false: the end.
   bool AwaitStart(const Channel& channel) const;
+  // Whether the doorbell was rung since it was asked last.
+  bool TakeRings(Channel& channel) REQUIRES(mutex_);
   void RunChannel(unsigned index);
   // An errno, or 0. Goes on while it is `wanted`.
   uint32_t Transfer(uint64_t source, uint64_t destination, uint64_t count, uint32_t command,
