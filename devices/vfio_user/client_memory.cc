@@ -92,12 +92,21 @@ size_t ClientMemory::size() const {
   return mappings_.size();
 }
 
-uint32_t ClientMemory::Read(uint64_t address, std::span<std::byte> data) {
-  return Copy(address, data, false);
+uint32_t ClientMemory::Read(uint64_t address, std::span<std::byte> data, const Wanted& wanted) {
+  return Copy(address, data, false, wanted);
 }
 
-uint32_t ClientMemory::Write(uint64_t address, std::span<const std::byte> data) {
-  return Copy(address, {const_cast<std::byte*>(data.data()), data.size()}, true);
+uint32_t ClientMemory::Write(uint64_t address, std::span<const std::byte> data, const Wanted& wanted) {
+  return Copy(address, {const_cast<std::byte*>(data.data()), data.size()}, true, wanted);
+}
+
+void ClientMemory::AwaitUnwanted(std::chrono::milliseconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  MutexLock lock(mutex_);
+  // What begins from here on sees that it is not wanted, and a chunk ends by itself.
+  while (copies_ != 0) unused_.Wait(mutex_);
+  while (asked_ != 0 && unused_.WaitUntil(mutex_, deadline)) {
+  }
 }
 
 ClientMemory::Mappings::iterator ClientMemory::Find(uint64_t address, uint32_t needed) {
@@ -109,10 +118,11 @@ ClientMemory::Mappings::iterator ClientMemory::Find(uint64_t address, uint32_t n
   return (mapping.flags & needed) != 0 ? found : mappings_.end();
 }
 
-uint32_t ClientMemory::Copy(uint64_t address, std::span<std::byte> data, bool write) {
+uint32_t ClientMemory::Copy(uint64_t address, std::span<std::byte> data, bool write,
+                            const Wanted& wanted) {
   while (!data.empty()) {
     uint64_t size = 0;
-    if (const uint32_t error = CopyChunk(address, data, write, size); error != 0) return error;
+    if (const uint32_t error = CopyChunk(address, data, write, wanted, size); error != 0) return error;
     data = data.subspan(size);
     address += size;
   }
@@ -120,12 +130,13 @@ uint32_t ClientMemory::Copy(uint64_t address, std::span<std::byte> data, bool wr
 }
 
 uint32_t ClientMemory::CopyChunk(uint64_t address, std::span<std::byte> data, bool write,
-                                 uint64_t& size) {
+                                 const Wanted& wanted, uint64_t& size) {
   std::shared_ptr<Asker> asker;
   Mappings::iterator found;
   Hva host;
   {
     MutexLock lock(mutex_);
+    if (!wanted()) return EINTR;
     found = Find(address, write ? DmaMapRequest::kWrite : DmaMapRequest::kRead);
     if (found == mappings_.end()) return EFAULT;
     const uint64_t inside = address - found->first;
@@ -133,14 +144,22 @@ uint32_t ClientMemory::CopyChunk(uint64_t address, std::span<std::byte> data, bo
     if (found->second.memory.valid()) {
       host = found->second.memory.address() + inside;
       ++found->second.users;
+      ++copies_;
     } else {
       // Not held meanwhile: nothing of it is here, and the client refuses what it has unmapped.
       asker = asker_;
       if (asker == nullptr) return EFAULT;
+      ++asked_;
     }
   }
   data = data.first(size);
-  if (asker) return write ? asker->Write(address, data) : asker->Read(address, data);
+  if (asker) {
+    const uint32_t error =
+        write ? asker->Write(address, data, wanted) : asker->Read(address, data, wanted);
+    MutexLock lock(mutex_);
+    if (--asked_ == 0) unused_.NotifyAll();
+    return error;
+  }
   // `users` keeps the mapping, whose other members do not change.
   uint32_t error = 0;
   if (found->second.may_fault) {
@@ -152,6 +171,7 @@ uint32_t ClientMemory::CopyChunk(uint64_t address, std::span<std::byte> data, bo
     std::memcpy(data.data(), host.pointer(), size);
   }
   MutexLock lock(mutex_);
+  --copies_;
   if (--found->second.users == 0) unused_.NotifyAll();
   return error;
 }

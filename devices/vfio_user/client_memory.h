@@ -2,11 +2,15 @@
 // of them.
 //
 // The server's side. Owned by a DeviceServer. The server's thread maps and unmaps; device threads copy.
-// An unmap returns when no copy touches the mapping any more, as the protocol asks. The client may be
-// hostile: memory that may fault is copied through the kernel, and what is no memory is not mapped.
+// An unmap returns when no copy touches the mapping any more, as the protocol asks. A copy goes on while it
+// is wanted: whoever ends that, a reset or the end of bus mastering, then awaits what is under way. The
+// client may be hostile: memory that may fault is copied through the kernel, and what is no memory is not
+// mapped.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -21,13 +25,16 @@ class ClientMemory {
  public:
   static constexpr size_t kMaxMappings = 65535;
 
+  // Whether to go on with a copy; takes no lock.
+  using Wanted = std::function<bool()>;
+
   // Reaches what came without a file: by asking the client.
   class Asker {
    public:
     virtual ~Asker() = default;
     // An errno, or 0.
-    virtual uint32_t Read(uint64_t address, std::span<std::byte> data) = 0;
-    virtual uint32_t Write(uint64_t address, std::span<const std::byte> data) = 0;
+    virtual uint32_t Read(uint64_t address, std::span<std::byte> data, const Wanted& wanted) = 0;
+    virtual uint32_t Write(uint64_t address, std::span<const std::byte> data, const Wanted& wanted) = 0;
   };
   void SetAsker(std::shared_ptr<Asker> asker) EXCLUDES(mutex_);
 
@@ -38,9 +45,13 @@ class ClientMemory {
   uint32_t Unmap(const DmaUnmapRequest& request) EXCLUDES(mutex_);
   void Clear() EXCLUDES(mutex_);
 
-  // All of `data`, or an errno: EFAULT not mapped, or not for this.
-  uint32_t Read(uint64_t address, std::span<std::byte> data) EXCLUDES(mutex_);
-  uint32_t Write(uint64_t address, std::span<const std::byte> data) EXCLUDES(mutex_);
+  // All of `data`, or an errno: EFAULT not mapped, or not for this; EINTR not wanted any more.
+  uint32_t Read(uint64_t address, std::span<std::byte> data, const Wanted& wanted = Always) EXCLUDES(mutex_);
+  uint32_t Write(uint64_t address, std::span<const std::byte> data, const Wanted& wanted = Always)
+      EXCLUDES(mutex_);
+  // When it returns, no copy that is not wanted any more touches mapped memory. What the client was asked for
+  // is awaited for `patience` only: it may never answer, or the caller be the one who reads its answer.
+  void AwaitUnwanted(std::chrono::milliseconds patience) EXCLUDES(mutex_);
 
   size_t size() const EXCLUDES(mutex_);
 
@@ -55,17 +66,21 @@ class ClientMemory {
   };
   using Mappings = std::map<uint64_t, Mapping>;
 
+  static bool Always() { return true; }
   // Either way of a copy; where `write`, `data` is only read from.
-  uint32_t Copy(uint64_t address, std::span<std::byte> data, bool write) EXCLUDES(mutex_);
-  // One chunk of it; `size` becomes what was copied.
-  uint32_t CopyChunk(uint64_t address, std::span<std::byte> data, bool write, uint64_t& size)
+  uint32_t Copy(uint64_t address, std::span<std::byte> data, bool write, const Wanted& wanted)
       EXCLUDES(mutex_);
+  // One chunk of it; `size` becomes what was copied.
+  uint32_t CopyChunk(uint64_t address, std::span<std::byte> data, bool write, const Wanted& wanted,
+                     uint64_t& size) EXCLUDES(mutex_);
   Mappings::iterator Find(uint64_t address, uint32_t needed) REQUIRES(mutex_);
   void Remove(Mappings::iterator mapping) REQUIRES(mutex_);
 
   mutable Mutex mutex_;
   CondVar unused_;
   Mappings mappings_ GUARDED_BY(mutex_);
+  unsigned copies_ GUARDED_BY(mutex_) = 0;  // under way, in mapped memory
+  unsigned asked_ GUARDED_BY(mutex_) = 0;   // and by asking
   std::shared_ptr<Asker> asker_ GUARDED_BY(mutex_);
 };
 

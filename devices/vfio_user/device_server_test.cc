@@ -63,6 +63,15 @@ class Session {
     while (reply && *reply) reply = client_->Receive(kMaxMessage, deadline);
     return !reply && reply.error().code() == EPIPE;
   }
+  // Whether a message with that comes, whatever else comes before it.
+  bool Hears(Command command) {
+    const auto deadline = Clock::now() + milliseconds(3000);
+    while (true) {
+      const auto message = client_->Receive(kMaxMessage, deadline);
+      if (!message || !*message) return false;
+      if ((*message)->header.command == static_cast<uint16_t>(command)) return true;
+    }
+  }
   ServedDevice& device() { return *device_; }
 
  private:
@@ -157,7 +166,48 @@ TEST(VfioUserServer, G12FilesThatHangInManySessionsArePutAnEndTo) {
   EXPECT_EQ(with.ErrorOf(Command::kDmaMap, Bytes(map), {memory.fd.get()}), 0u);
 }
 
-// The channel's thread is still to wake up when the reset comes, and when all is written that a transfer needs.
+// Whoever is told that a device masters the bus no more may use the memory for something else.
+TEST(VfioUserServer, NoDmaOutlastsTheAnswerThatItHasEnded) {
+  constexpr uint64_t kSize = 16 * kMiB;
+  Session session(DmaDevice::Create({.buffer_size = kSize, .address_bits = 64}).value());
+  // Not sealed, and without pages: the slowest there is, and what is written shows in its size.
+  const SharedMemory memory(kSize, false);
+  const auto written = [&] {
+    struct stat status {};
+    return ::fstat(memory.fd.get(), &status) == 0 ? static_cast<uint64_t>(status.st_blocks) * 512 : 0;
+  };
+  ASSERT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(kAddress, kSize)), {memory.fd.get()}), 0u);
+  unsigned cut_short = 0;
+  for (int round = 0; round < 40; ++round) {
+    ASSERT_TRUE(sys::Fallocate(memory.fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kSize));
+    for (const ByteVector& write : TransferToBus(kSize))
+      ASSERT_EQ(session.ErrorOf(Command::kRegionWrite, write), 0u);
+    const auto deadline = Clock::now() + milliseconds(3000);
+    while (written() == 0 && Clock::now() < deadline) {
+    }
+    const uint32_t error = round % 2 == 0
+                               ? session.ErrorOf(Command::kRegionWrite, Writing(7, PCI_COMMAND, 0, 2))
+                               : session.ErrorOf(Command::kReset, {});
+    const uint64_t then = written();
+    ASSERT_EQ(error, 0u);
+    std::this_thread::sleep_for(milliseconds(3));
+    ASSERT_EQ(written(), then) << "round " << round;
+    cut_short += then != kSize ? 1 : 0;
+  }
+  EXPECT_GT(cut_short, 0u) << "no transfer was under way";
+}
+
+// Whoever is asked for its memory by message may never answer, and the server's thread may be who reads it.
+TEST(VfioUserServer, WhoDoesNotAnswerItsDmaHoldsUpNoEndOfIt) {
+  Session session(DmaDevice::Create({.address_bits = 64}).value());
+  ASSERT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(kAddress, 0x1000))), 0u);
+  for (const ByteVector& write : TransferToBus(0x1000)) session.Tell(Command::kRegionWrite, write, {});
+  EXPECT_TRUE(session.Hears(Command::kDmaWrite));
+  session.Tell(Command::kReset, {}, {});
+  EXPECT_TRUE(session.Hears(Command::kReset));
+}
+
+// The channel's thread is still to wake up when the reset comes and all is written that a transfer needs.
 TEST(VfioUserServer, WhatWasStartedBeforeAResetStartsNothingAfterIt) {
   const auto device = DmaDevice::Create({.address_bits = 64, .channels = 2}).value();
   const SharedMemory memory(0x1000);
@@ -181,7 +231,7 @@ TEST(VfioUserServer, WhatWasStartedBeforeAResetStartsNothingAfterIt) {
   }
 }
 
-// The client shares the file with the server: it can fill the counter, and say that writers wait, at any time.
+// The client shares the file: it can fill the counter, and have writers wait, at any time.
 TEST(VfioUserServer, G12AnEventfdThatIsFullHoldsUpNobody) {
   const Fd event = sys::EventFd().value();
   const uint64_t full = ~uint64_t{0} - 1;

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <limits>
 #include <utility>
 
@@ -39,9 +38,6 @@ constexpr uint64_t kCount = 0x10;
 constexpr uint64_t kCommand = 0x18;
 constexpr uint64_t kError = 0x1c;
 constexpr uint64_t kDoorbell = 0x20;
-
-// Between two of these a reset or the end of bus mastering stops a transfer.
-constexpr uint64_t kChunk = 1u << 20;
 
 constexpr uint32_t kVersion = 0x010000ed;
 constexpr uint32_t kFactorialInterrupt = 0x80;
@@ -280,14 +276,9 @@ void DmaDevice::Raise(uint32_t cause, uint32_t vector) {
 
 void DmaDevice::OnReset() {
   MutexLock lock(mutex_);
-  for (const auto& channel : channels_) ++channel->epoch;
-  // Copies end within a chunk. What waits for the client's answer cannot be waited for here: this
-  // may be the thread that reads it.
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
-  while (running_ != 0 && idle_.WaitUntil(mutex_, deadline)) {
-  }
   liveness_ = factorial_ = status_ = causes_ = 0;
   for (const auto& channel : channels_) {
+    ++channel->epoch;
     (void)TakeRings(*channel);  // what was rung before starts nothing after
     channel->source = channel->destination = channel->count = 0;
     channel->command = channel->error = 0;
@@ -341,12 +332,10 @@ void DmaDevice::RunChannel(unsigned index) {
       count = channel.count;
       command = channel.command;
       epoch = channel.epoch;
-      ++running_;
     }
     const uint32_t error = Transfer(source, destination, count, command,
-                                    [&] { return channel.epoch == epoch; });
+                                    [&] { return channel.epoch == epoch && bus_master(); });
     MutexLock lock(mutex_);
-    if (--running_ == 0) idle_.NotifyAll();
     if (channel.epoch != epoch) continue;
     channel.error = error;
     channel.command &= ~kRun;
@@ -355,7 +344,7 @@ void DmaDevice::RunChannel(unsigned index) {
 }
 
 uint32_t DmaDevice::Transfer(uint64_t source, uint64_t destination, uint64_t count,
-                             uint32_t command, const std::function<bool()>& wanted) {
+                             uint32_t command, const ClientMemory::Wanted& wanted) {
   const bool to_bus = (command & kToBus) != 0;
   const uint64_t inside = to_bus ? source : destination;
   const uint64_t address = (to_bus ? destination : source) & address_mask_;
@@ -363,16 +352,8 @@ uint32_t DmaDevice::Transfer(uint64_t source, uint64_t destination, uint64_t cou
       count > buffer_.size() - (inside - kBuffer))
     return ERANGE;
   if (!bus_master()) return EPERM;
-  for (uint64_t done = 0; done < count;) {
-    if (!wanted() || !bus_master()) return EINTR;
-    const uint64_t size = std::min(count - done, kChunk);
-    const std::span<std::byte> data = std::span(buffer_).subspan(inside - kBuffer + done, size);
-    const uint32_t error = to_bus ? memory().Write(address + done, data)
-                                  : memory().Read(address + done, data);
-    if (error != 0) return error;
-    done += size;
-  }
-  return 0;
+  const std::span<std::byte> data = std::span(buffer_).subspan(inside - kBuffer, count);
+  return to_bus ? memory().Write(address, data, wanted) : memory().Read(address, data, wanted);
 }
 
 }  // namespace crossbar::vfio_user

@@ -17,7 +17,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -94,7 +93,7 @@ class DmaDevice : public ServedDevice {
   void RunChannel(unsigned index);
   // An errno, or 0. Goes on while it is `wanted`.
   uint32_t Transfer(uint64_t source, uint64_t destination, uint64_t count, uint32_t command,
-                    const std::function<bool()>& wanted);
+                    const ClientMemory::Wanted& wanted);
 
   const Options options_;
   const uint64_t address_mask_;
@@ -103,8 +102,6 @@ class DmaDevice : public ServedDevice {
   std::atomic<bool> stopping_ = false;
 
   Mutex mutex_;
-  CondVar idle_;
-  unsigned running_ GUARDED_BY(mutex_) = 0;  // transfers
   std::vector<std::unique_ptr<Channel>> channels_;  // the vector is constant after Create
   uint32_t liveness_ GUARDED_BY(mutex_) = 0;
   uint32_t factorial_ GUARDED_BY(mutex_) = 0;

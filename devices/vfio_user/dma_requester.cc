@@ -9,8 +9,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-uint32_t ErrorOf(const std::optional<Message>& reply) {
-  if (!reply) return EIO;
+uint32_t ErrorOf(const std::optional<Message>& reply, const ClientMemory::Wanted& wanted) {
+  if (!reply) return wanted() ? EIO : EINTR;
   if ((reply->header.flags & Header::kError) == 0) return 0;
   return reply->header.error != 0 ? reply->header.error : EINVAL;
 }
@@ -24,11 +24,11 @@ Result<> ServerSocket::Send(const Header& header, std::span<const std::byte> bod
   return stream.Send(header, body, data, fds, deadline);
 }
 
-uint32_t DmaRequester::Read(uint64_t address, std::span<std::byte> data) {
+uint32_t DmaRequester::Read(uint64_t address, std::span<std::byte> data, const Wanted& wanted) {
   while (!data.empty()) {
     const DmaAccess access{address, std::min<uint64_t>(data.size(), max_transfer_)};
-    const std::optional<Message> reply = Ask(Command::kDmaRead, access, {});
-    if (const uint32_t error = ErrorOf(reply); error != 0) return error;
+    const std::optional<Message> reply = Ask(Command::kDmaRead, access, {}, wanted);
+    if (const uint32_t error = ErrorOf(reply, wanted); error != 0) return error;
     if (reply->body.size() != sizeof access + access.count) return EIO;
     std::memcpy(data.data(), reply->body.data() + sizeof access, access.count);
     data = data.subspan(access.count);
@@ -37,11 +37,12 @@ uint32_t DmaRequester::Read(uint64_t address, std::span<std::byte> data) {
   return 0;
 }
 
-uint32_t DmaRequester::Write(uint64_t address, std::span<const std::byte> data) {
+uint32_t DmaRequester::Write(uint64_t address, std::span<const std::byte> data, const Wanted& wanted) {
   while (!data.empty()) {
     const DmaAccess access{address, std::min<uint64_t>(data.size(), max_transfer_)};
-    const std::optional<Message> reply = Ask(Command::kDmaWrite, access, data.first(access.count));
-    if (const uint32_t error = ErrorOf(reply); error != 0) return error;
+    const std::optional<Message> reply =
+        Ask(Command::kDmaWrite, access, data.first(access.count), wanted);
+    if (const uint32_t error = ErrorOf(reply, wanted); error != 0) return error;
     data = data.subspan(access.count);
     address += access.count;
   }
@@ -49,14 +50,14 @@ uint32_t DmaRequester::Write(uint64_t address, std::span<const std::byte> data) 
 }
 
 std::optional<Message> DmaRequester::Ask(Command command, const DmaAccess& access,
-                                         std::span<const std::byte> data) {
+                                         std::span<const std::byte> data, const Wanted& wanted) {
   const Deadline deadline = Clock::now() + timeout_;
   Header header;
   header.command = static_cast<uint16_t>(command);
   {
     MutexLock lock(mutex_);
     while (busy_ && !closed_) changed_.Wait(mutex_);
-    if (closed_) return std::nullopt;
+    if (closed_ || !wanted()) return std::nullopt;
     busy_ = true;
     header.id = ++id_;
     reply_.reset();

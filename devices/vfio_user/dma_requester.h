@@ -34,8 +34,9 @@ class DmaRequester : public ClientMemory::Asker {
                std::chrono::milliseconds timeout)
       : socket_(std::move(socket)), twin_(twin), max_transfer_(max_transfer), timeout_(timeout) {}
 
-  uint32_t Read(uint64_t address, std::span<std::byte> data) override;
-  uint32_t Write(uint64_t address, std::span<const std::byte> data) override;
+  using Wanted = ClientMemory::Wanted;
+  uint32_t Read(uint64_t address, std::span<std::byte> data, const Wanted& wanted) override;
+  uint32_t Write(uint64_t address, std::span<const std::byte> data, const Wanted& wanted) override;
 
   // A reply that came on the main socket. False: nobody waits for it.
   bool Deliver(Message reply) EXCLUDES(mutex_);
@@ -43,8 +44,9 @@ class DmaRequester : public ClientMemory::Asker {
   void Close() EXCLUDES(mutex_);
 
  private:
-  std::optional<Message> Ask(Command command, const DmaAccess& access,
-                             std::span<const std::byte> data) EXCLUDES(mutex_);
+  // Nothing where no answer came, or it was not wanted any more when its turn came.
+  std::optional<Message> Ask(Command command, const DmaAccess& access, std::span<const std::byte> data,
+                             const Wanted& wanted) EXCLUDES(mutex_);
   std::optional<Message> Exchange(const Header& header, const DmaAccess& access,
                                   std::span<const std::byte> data, Deadline deadline)
       EXCLUDES(mutex_);

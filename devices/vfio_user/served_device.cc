@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cstring>
 
 #include "base/check.h"
@@ -21,6 +22,9 @@ unsigned AccessSize(uint64_t offset, size_t left, unsigned most) {
   while (size > left || offset % size != 0) size /= 2;
   return size;
 }
+
+// For a client that is asked for its memory by message, at the end of bus mastering.
+constexpr auto kPatience = std::chrono::milliseconds(100);
 
 constexpr uint16_t kExpressSize = 0x3c;  // PCIe 6.0, 7.5.3
 
@@ -153,7 +157,9 @@ bool ServedDevice::TakeFunctionReset() {
 
 void ServedDevice::NoteCommand() {
   const auto command = config_.Get<uint16_t>(PCI_COMMAND);
-  bus_master_.store((command & PCI_COMMAND_MASTER) != 0, std::memory_order_release);
+  const bool master = (command & PCI_COMMAND_MASTER) != 0;
+  // Whoever has been told that it is off may use the memory for something else.
+  if (bus_master_.exchange(master) && !master) memory_.AwaitUnwanted(kPatience);
   const bool disabled = (command & PCI_COMMAND_INTX_DISABLE) != 0;
   if (intx_disabled_.exchange(disabled) != disabled) SetIntx(intx_);
 }

@@ -2,7 +2,8 @@
 // behind them does. Models derive from it.
 //
 // Owned by whoever runs the server, and outlives its sessions. One thread, the server's, calls it; a
-// model's own threads use memory(), lines() and bus_master(), from any thread.
+// model's own threads use memory(), lines() and bus_master(), from any thread. A copy is wanted only while
+// bus_master(): a write that ends it, and a reset, return when none touches mapped memory any more.
 //
 // A BAR is memory or registers. Memory is a memfd of its own, which clients map: sealed, so that nobody
 // who holds it can fault the others.
