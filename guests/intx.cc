@@ -154,10 +154,11 @@ void TestDisabled() {
   const uint64_t before = Count(interrupts);
   WriteConfig16(bdf, pci::kCommand, command | pci::kCommandIntxOff);
   source.edu.Raise(1);
-  CheckQuiet(before, 0);
+  CheckQuiet(before, 1);  // what the cause before was granted may be late
+  CHECK(7, Count(source.taken) == taken, "it came, although it was held back");
   WriteConfig16(bdf, pci::kCommand, command);
   CHECK(7, WaitFor(source.taken, taken + 1), "%lu interrupts", Count(interrupts) - before);
-  CheckQuiet(before + 1, 1);
+  CheckQuiet(before + 1, 2);
   Print("disabled: none, and one after\n");
 }
 
