@@ -76,20 +76,26 @@ MemoryLimit LeastMemoryLimit(const std::string& root) {
   return limit;
 }
 
+bool TakesAllAtStart(const RunOptions& options) {
+  const auto pins = [](const DeviceSpec& device) { return !device.host.empty(); };
+  return options.prefault || std::ranges::any_of(options.devices, pins);
+}
+
 Result<> CheckHostHas(const RunOptions& options) {
   const uint64_t wanted = options.memory_bytes;
   const auto host = static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * kPageSize;
   MemoryLimit limit{host, "the host has"};
   // Huge pages are reserved apart from both.
-  if (options.prefault && options.pages == PageSize::k4K) {
+  if (TakesAllAtStart(options) && options.pages == PageSize::k4K) {
     const MemoryLimit least = LeastMemoryLimit();
     Lower(limit, least.bytes, least.whose);
   }
   if (wanted <= limit.bytes) return {};
   return std::unexpected(Error::Of("--memory: {} MiB is more than the {} MiB that {}",
                                    wanted / kMiB, limit.bytes / kMiB, limit.whose)
-                             .WithHint(limit.bytes == host ? "lower --memory"
-                                                           : "lower --memory, or leave out --prefault"));
+                             .WithHint(limit.bytes == host || !options.prefault
+                                           ? "lower --memory"
+                                           : "lower --memory, or leave out --prefault"));
 }
 
 }  // namespace crossbar

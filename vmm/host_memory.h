@@ -9,8 +9,11 @@
 
 namespace crossbar {
 
-// More than the host has is refused; with --prefault, which takes it all at once, also more than is
-// free, or than a control group lets us use.
+// Whether all guest RAM is taken at the start: with --prefault, and where a device of the host's is passed through. The
+// kernel's VFIO pins all of it then, on one thread, which takes far longer than to touch it first on all of them.
+bool TakesAllAtStart(const RunOptions& options);
+// More than the host has is refused; where all of it is taken at the start, also more than is free, or than a control
+// group lets us use.
 Result<> CheckHostHas(const RunOptions& options);
 
 struct MemoryLimit {

@@ -62,5 +62,18 @@ TEST_F(HostMemory, IsNotLimitedByWhatCannotBeRead) {
   EXPECT_EQ(Least(), std::numeric_limits<uint64_t>::max());
 }
 
+TEST(HostMemoryTaken, AtTheStartWhereTheKernelPinsIt) {
+  RunOptions options;
+  EXPECT_FALSE(TakesAllAtStart(options));
+  options.devices.push_back(ParseDeviceSpec("model=memory").value());
+  options.devices.push_back(ParseDeviceSpec("socket=/s").value());
+  EXPECT_FALSE(TakesAllAtStart(options));
+  options.devices.push_back(ParseDeviceSpec("0000:01:00.0").value());
+  EXPECT_TRUE(TakesAllAtStart(options));
+  options.devices.clear();
+  options.prefault = true;
+  EXPECT_TRUE(TakesAllAtStart(options));
+}
+
 }  // namespace
 }  // namespace crossbar

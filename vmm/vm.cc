@@ -107,7 +107,7 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
   request.physical_address_bits = cpuid.physical_address_bits();
   PlatformInfo platform = TRY(MakeX86Platform(request));
   GuestRam ram = TRY(GuestRam::Create(platform.ram, options.pages));
-  if (options.prefault) TRY(PrefaultWithProgress(ram));
+  if (TakesAllAtStart(options)) TRY(PrefaultWithProgress(ram));
   phases.Mark("ram");
 
   KvmMemslotTable memslots = TRY(KvmMemslotTable::Create(vm_fd.get()));
