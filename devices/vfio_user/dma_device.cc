@@ -298,7 +298,8 @@ void DmaDevice::OnReset() {
 
 bool DmaDevice::AwaitStart(const Channel& channel) const {
   pollfd events{channel.epoll.get(), POLLIN, 0};
-  while (sys::Poll({&events, 1}, -1) <= 0) {
+  // Asked first: who took the rings last may have taken the one that ends this thread, too.
+  while (!stopping_ && sys::Poll({&events, 1}, -1) <= 0) {
   }
   return !stopping_;
 }
