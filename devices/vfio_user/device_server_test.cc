@@ -5,6 +5,8 @@
 #include <linux/pci_regs.h>
 #include <sys/stat.h>
 
+#include <future>
+
 #include "devices/vfio_user/device_server.h"
 #include "devices/vfio_user/dma_device.h"
 #include "devices/vfio_user/memory_device.h"
@@ -229,6 +231,27 @@ TEST(VfioUserServer, WhatWasStartedBeforeAResetStartsNothingAfterIt) {
     std::this_thread::sleep_for(milliseconds(1));
     ASSERT_EQ(memory.at(0), 0x5a) << "round " << round;
   }
+}
+
+// The ring that ends a channel's thread may come while it takes another.
+TEST(VfioUserServer, AChannelThatIsRungAtItsEndEnds) {
+  const auto ended = std::make_shared<std::promise<void>>();
+  std::thread ends([ended] {
+    for (int i = 0; i < 1000; ++i) {
+      const auto device = DmaDevice::Create({.channels = 8}).value();
+      std::this_thread::sleep_for(std::chrono::microseconds(100));  // until they wait
+      for (uint64_t channel = 0; channel < 8; ++channel)
+        device->Write(0, DmaDevice::kChannels + channel * DmaDevice::kChannelSize + 0x20,
+                      Bytes(DmaDevice::kRun));
+      const auto until = Clock::now() + std::chrono::microseconds(i % 30);
+      while (Clock::now() < until) {
+      }
+    }
+    ended->set_value();
+  });
+  const bool in_time = ended->get_future().wait_for(std::chrono::seconds(60)) == std::future_status::ready;
+  EXPECT_TRUE(in_time);
+  in_time ? ends.join() : ends.detach();
 }
 
 // The client shares the file: it can fill the counter, and have writers wait, at any time.

@@ -67,8 +67,8 @@ TEST(VfioUserMessage, G12WhatHasBegunEndsWhenWhoWaitsMustGoOn) {
   }
 }
 
-// As a whole: a forward to a device whose server drips, which a zap may wait for.
-TEST(VfioUserMessage, G12AForwardEndsInItsTimeHoweverItsTargetDrips) {
+// As a whole: an access to a device whose server drips; a forward is one, too, and a zap may wait for that.
+TEST(VfioUserMessage, G12AnAccessEndsInItsTimeHoweverItsServerDrips) {
   constexpr auto kTime = milliseconds(500);
   for (const bool twin : {false, true}) {
     ScriptedServer server(
