@@ -254,7 +254,8 @@ bool SignalByAio(int event) {
     // There is no more room for what came of earlier ones.
     io_event events[64];
     timespec now{};
-    (void)::syscall(SYS_io_getevents, context, 0, 64, events, &now);
+    (void)Through("io_getevents",
+                  [&] { return ::syscall(SYS_io_getevents, context, 0, 64, events, &now); });
     submitted = submit();
   }
   return submitted == 1;

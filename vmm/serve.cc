@@ -54,7 +54,7 @@ po::options_description Describe() {
        "dma: size of its buffer")                                                            //
       ("address-bits", po::value<int>()->value_name("N")->default_value(28),
        "dma: addresses it can reach")                                                        //
-      ("channels", po::value<int>()->value_name("N")->default_value(1), "dma: channels") //
+      ("channels", po::value<int>()->value_name("N")->default_value(1), "dma: channels")  //
       ("msix", po::bool_switch(), "dma: MSI-X beside MSI, a vector for each channel")        //
       ("flr", po::value<Text>()->value_name("af|pcie"), "function-level reset")              //
       ("log", po::value<Text>()->value_name("LEVEL")->default_value("warning"),
@@ -136,7 +136,7 @@ Result<ServeOptions> ParseServeOptions(const std::vector<std::string>& arguments
   };
   const auto number = [&](const char* name) -> Result<unsigned> {
     const int value = values[name].as<int>();
-    if (value < 0) return Fail("--{} {}: it is no negative number", name, value);
+    if (value < 0) return Fail("--{}: '{}' is not a number from 0 up", name, value);
     return static_cast<unsigned>(value);
   };
   options.size = TRY(size("size"));

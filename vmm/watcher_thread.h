@@ -1,6 +1,7 @@
 // WatcherThread: EventWatcher by one thread and an epoll: causes from outside that may take a while.
 //
-// Owned by Passthrough, one for each device; everything that watches unwatches before it ends. See the interface for who calls what.
+// Owned by Passthrough, one for each device; everything that watches unwatches before it ends. See the interface for who
+// calls what.
 #pragma once
 
 #include <map>

@@ -253,20 +253,20 @@ Error Connection::Broken() {
 }
 
 void Connection::Break(const std::string& reason, bool quietly) {
-  bool told = quietly;
+  bool tell = !quietly;
   {
     MutexLock lock(mutex_);
     if (broken()) return;
     broken_.store(true, std::memory_order_release);
     reason_ = reason;
-    told = told || !served_;
+    tell = tell && served_;
     socket_.Shutdown();
     if (twin_) twin_->Shutdown();
     (void)sys::SignalEvent(lost_);
     changed_.NotifyAll();
   }
   // Not under the lock: stderr may be a pipe that nobody reads.
-  if (!told) LogWarning("{}: the device is lost: {}", name_, reason);
+  if (tell) LogWarning("{}: the device is lost: {}", name_, reason);
 }
 
 // --- What comes in ---------------------------------------------------------------------------------

@@ -125,7 +125,6 @@ void VfioUserDomain::SendLate() {
   if (unsent_.empty()) return;
   if (!late_until_) late_until_ = Clock::now() + kSendPatience;
   while (!unsent_.empty() && in_flight_.size() < kMaxInFlight) {
-    tickets_.at(unsent_.front()).late = true;
     Send(unsent_.front(), *late_until_);
     unsent_.pop_front();
   }
@@ -134,7 +133,7 @@ void VfioUserDomain::SendLate() {
 DmaDomain::Unmapped VfioUserDomain::AwaitUnmap(UnmapTicket id, Deadline deadline) {
   const auto found = tickets_.find(id);
   Ticket& ticket = found->second;
-  while (std::ranges::find(unsent_, id) != unsent_.end()) {
+  while (!unsent_.empty() && unsent_.front() <= id) {
     if (!in_flight_.empty()) Settle(tickets_.at(in_flight_.front()), deadline);
     SendLate();
   }
@@ -150,7 +149,7 @@ void VfioUserDomain::Settle(Ticket& ticket, Deadline deadline) {
   if (ticket.result) return;
   ticket.result = Unmapped{Unmapped::State::kEnded, 0, std::nullopt};
   if (!ticket.call) return End();
-  if (ticket.late) deadline = std::max(deadline, *late_until_);
+  if (late_until_) deadline = std::max(deadline, *late_until_);
   // Tickets are settled in the order of their start, and so are calls answered.
   std::erase_if(in_flight_, [&](UnmapTicket id) { return &tickets_.at(id) == &ticket; });
   const Result<Message> reply = connection_.Await(*ticket.call, deadline);

@@ -60,7 +60,6 @@ class VfioUserDomain : public DmaDomain {
   };
   struct Ticket {
     GuestRange range;
-    bool late = false;  // sent by AwaitUnmap
     std::optional<uint16_t> call;
     std::optional<Unmapped> result;
   };
@@ -98,7 +97,7 @@ class VfioUserDomain : public DmaDomain {
   std::map<UnmapTicket, Ticket> tickets_;
   std::deque<UnmapTicket> in_flight_;
   std::deque<UnmapTicket> unsent_;  // as too many are in flight
-  std::optional<Deadline> late_until_;  // for those that were
+  std::optional<Deadline> late_until_;  // since the first of them was sent, until all are settled
   UnmapTicket next_ticket_ = 1;
 
   mutable Mutex mutex_;
