@@ -18,9 +18,10 @@ namespace crossbar::heart {
 namespace {
 
 constexpr const char* kUsage =
-    R"(Usage: heart_property_test [--seed=N] [--seconds=N | --operations=N] [--skip=LIST] [--hash]
+    R"(Usage: heart_property_test [--seed=N]... [--seconds=N | --operations=N] [--skip=LIST] [--hash]
 
-Without --seed: three fixed seeds and one from the time, a quarter of the time each.
+  --seed=N         where the operations come from, `now`: from the time; each of several gets the same
+                   share of the time (default: 1, 2, 3 and now)
   --seconds=N      how long (default: CROSSBAR_PROPERTY_SECONDS, else 60)
   --operations=N   how many operations instead; the same seed does the same ones everywhere
   --skip=LIST      leaves out operations of the first session: 3,7-12
@@ -35,7 +36,7 @@ constexpr unsigned kTickSeconds = 20;
 constexpr unsigned kHangTicks = 3;
 
 struct Flags {
-  std::optional<uint64_t> seed;
+  std::vector<uint64_t> seeds;
   double seconds = 60;
   uint64_t operations = UINT64_MAX;
   std::vector<bool> skip;
@@ -209,6 +210,10 @@ bool ParseSkip(const char* text, std::vector<bool>& skip) {
   return true;
 }
 
+uint64_t Seed(const std::string& text) {
+  return text == "now" ? static_cast<uint64_t>(time(nullptr)) : strtoull(text.c_str(), nullptr, 0);
+}
+
 bool Parse(int argc, char** argv, Flags& flags) {
   if (const char* seconds = getenv("CROSSBAR_PROPERTY_SECONDS")) flags.seconds = atof(seconds);
   for (int i = 1; i < argc; ++i) {
@@ -217,7 +222,7 @@ bool Parse(int argc, char** argv, Flags& flags) {
     const std::string name = argument.substr(0, equals);
     const char* value = equals == std::string::npos ? "" : argv[i] + equals + 1;
     if (name == "--seed") {
-      flags.seed = strtoull(value, nullptr, 0);
+      flags.seeds.push_back(Seed(value));
     } else if (name == "--seconds") {
       flags.seconds = atof(value);
     } else if (name == "--operations") {
@@ -245,14 +250,13 @@ int Main(int argc, char** argv) {
   log::SetLevel(LogLevel::kError);
   std::signal(SIGABRT, OnSignal);
   std::signal(SIGALRM, OnSignal);
-  std::vector<uint64_t> seeds = {1, 2, 3, static_cast<uint64_t>(time(nullptr))};
-  if (flags.seed) seeds = {*flags.seed};
+  if (flags.seeds.empty()) flags.seeds = {1, 2, 3, Seed("now")};
   Totals totals;
   const auto start = Clock::now();
-  for (const uint64_t seed : seeds) {
+  for (const uint64_t seed : flags.seeds) {
     if (!flags.hash) fmt::print("seed {}\n", seed);
     fflush(stdout);
-    if (!Run(seed, flags, flags.seconds / static_cast<double>(seeds.size()), totals)) {
+    if (!Run(seed, flags, flags.seconds / static_cast<double>(flags.seeds.size()), totals)) {
       fflush(stdout);
       // Not through destructors: a session was left in the middle.
       _exit(1);
