@@ -71,6 +71,8 @@ Result<> ConfigView::Load() {
                    view_.FindCapability(PCI_CAP_ID_EXP).value_or(0),
                    view_.FindCapability(PCI_CAP_ID_AF).value_or(0),
                    view_.FindExtendedCapability(PCI_EXT_CAP_ID_ERR).value_or(0)};
+  // Reset writes its registers, which a server may have put where config space ends.
+  if (capabilities_.errors + PCI_ERR_CAP + 4 > size) capabilities_.errors = 0;
   // A capability that the driver gives no interrupts for does not work.
   if (backend_->interrupt(VFIO_PCI_MSI_IRQ_INDEX).count == 0) capabilities_.msi = 0;
   if (backend_->interrupt(VFIO_PCI_MSIX_IRQ_INDEX).count == 0) capabilities_.msix = 0;

@@ -391,5 +391,18 @@ TEST_F(PassthroughTest, WhatMakesNoSenseIsRefusedAndLeavesNothing) {
   EXPECT_THAT(made.error().message(), ::testing::HasSubstr("bridge"));
 }
 
+// A server's, as vfio-user has it: the kernel's driver checks what it shows.
+TEST_F(PassthroughTest, G12AnErrorCapabilityThatLeavesConfigSpaceIsLeftAlone) {
+  function->Close();
+  for (const uint32_t at : {0xfe8u, 0xff8u, 0xffcu}) {
+    device.open = true;
+    device.config.Set<uint32_t>(0x140, at << 20 | 0x10000 | PCI_EXT_CAP_ID_DSN);
+    device.config.Set<uint32_t>(static_cast<uint16_t>(at), 0x20000 | PCI_EXT_CAP_ID_ERR);
+    Start({.id = "odd"});
+    EXPECT_EQ(Read(static_cast<uint16_t>(at), 4), 0x20000u | PCI_EXT_CAP_ID_ERR);
+    function->Close();
+  }
+}
+
 }  // namespace
 }  // namespace crossbar::testing
