@@ -86,11 +86,11 @@ Result<> MessageSocket::Send(Header header, std::span<const std::byte> body,
   return {};
 }
 
-Result<bool> MessageSocket::Fill(Deadline deadline) {
+Result<bool> MessageSocket::Fill(size_t most, Deadline deadline) {
   std::ranges::copy(Ahead(), ahead_.begin());
   end_ -= begin_;
   begin_ = 0;
-  const std::span<std::byte> room = std::span(ahead_).subspan(end_);
+  const std::span<std::byte> room = std::span(ahead_).subspan(end_, most);
   ssize_t n = -EAGAIN;
   if (has_timeout_ && (deadline == Deadline::max() || deadline - Clock::now() > kFirstWait))
     n = sys::WaitReceive(socket_.get(), room, fds_, takes_fds_);
@@ -128,11 +128,12 @@ Result<> MessageSocket::ReceiveRest(std::span<std::byte> rest, Deadline deadline
 
 Result<std::optional<Message>> MessageSocket::Receive(size_t max_body, Deadline deadline) {
   Message message;
-  if (begin_ == end_ && !TRY(Fill(deadline))) return std::nullopt;
+  if (begin_ == end_ && !TRY(Fill(ahead_.size(), deadline))) return std::nullopt;
   // One bound for all of it: whoever sends it in drips does not get the time anew with each.
   const Deadline end = std::min(deadline, Clock::now() + stall_);
   while (end_ - begin_ < sizeof(Header)) {
-    if (!TRY(Fill(end))) return std::unexpected(Stopped());
+    // No further than the header: its descriptors may be here already, those of the next would join them.
+    if (!TRY(Fill(sizeof(Header) - (end_ - begin_), end))) return std::unexpected(Stopped());
   }
   std::memcpy(&message.header, Ahead().data(), sizeof(Header));
   begin_ += sizeof(Header);

@@ -42,8 +42,8 @@ class MessageSocket {
  private:
   // False where `deadline` passed.
   Result<bool> Wait(short events, Deadline deadline) const;
-  // Bytes into ahead_: false where none came by `deadline`.
-  Result<bool> Fill(Deadline deadline);
+  // At most so many bytes into ahead_, of which as much must be free: false where none came by `deadline`.
+  Result<bool> Fill(size_t most, Deadline deadline);
   Result<> ReceiveRest(std::span<std::byte> rest, Deadline deadline);
   std::span<std::byte> Ahead() { return std::span(ahead_).subspan(begin_, end_ - begin_); }
 

@@ -1,6 +1,7 @@
 // What a peer can do with the bytes and descriptors of single messages, against either side.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "devices/vfio_user/testing/client_machine.h"
 
@@ -98,10 +99,19 @@ TEST(VfioUserMessage, G12AnAccessEndsInItsTimeHoweverItsServerDrips) {
   }
 }
 
+// With each byte of a header, or each time with the end of one message and the begin of the next.
 TEST(VfioUserMessage, G12DescriptorsDoNotPileUp) {
-  const Talk talk;
   const SharedMemory memory(0x1000);
   const ByteVector message = AMessage(8);
+  const std::vector<int> files(8, memory.fd.get());
+  {
+    const Talk talk;
+    for (size_t i = 0; i < sizeof(Header); ++i) talk.Say(std::span(message).subspan(i, 1), files);
+    const auto heard = talk.Hear();
+    ASSERT_FALSE(heard);
+    EXPECT_THAT(heard.error().message(), HasSubstr("descriptors at once"));
+  }
+  const Talk talk;
   talk.Say(std::span(message).first(1));
   ByteVector next(message.begin() + 1, message.end());
   next.push_back(message.front());
@@ -109,13 +119,36 @@ TEST(VfioUserMessage, G12DescriptorsDoNotPileUp) {
   size_t most = 0;
   Result<std::optional<Message>> heard;
   for (int i = 0; i < 100 && heard; ++i) {
-    talk.Say(next, std::vector<int>(8, memory.fd.get()));
+    talk.Say(next, files);
     heard = talk.Hear();
     most = std::max(most, OpenDescriptors());
   }
-  ASSERT_FALSE(heard);
-  EXPECT_THAT(heard.error().message(), HasSubstr("descriptors at once"));
   EXPECT_LE(most, before + kOurMessageFds + 8);
+}
+
+// What is read ahead may end within the header of a message that brings descriptors.
+TEST(VfioUserMessage, DescriptorsStayWithTheirMessageWhereverAReadEnds) {
+  const SharedMemory first(0x1000), second(0x2000);
+  for (size_t odd = 0; odd < 40; ++odd) {
+    const Talk talk;
+    constexpr size_t kBefore = 21;
+    talk.Say(AMessage(odd));
+    for (size_t i = 1; i < kBefore; ++i) talk.Say(AMessage(8));
+    talk.Say(AMessage(8), {first.fd.get()});
+    talk.Say(AMessage(8));
+    talk.Say(AMessage(8), {second.fd.get()});
+    for (size_t i = 0; i < kBefore + 3; ++i) {
+      const auto heard = talk.Hear();
+      ASSERT_TRUE(heard && *heard);
+      const bool brings = i == kBefore || i == kBefore + 2;
+      ASSERT_EQ((*heard)->fds.size(), brings ? 1u : 0u) << "message " << i << ", the first with " << odd;
+      if (brings) {
+        struct stat file{};
+        ASSERT_EQ(::fstat((*heard)->fds.front().get(), &file), 0);
+        EXPECT_EQ(file.st_size, i == kBefore ? 0x1000 : 0x2000);
+      }
+    }
+  }
 }
 
 TEST(VfioUserMessage, TakesAsManyDescriptorsAsItSaysAndNoMore) {
