@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "devices/vfio_user/memory_file.h"
@@ -35,7 +36,10 @@ uint32_t ClientMemory::Map(const DmaMapRequest& request, int file) {
   {
     MutexLock lock(mutex_);
     if (mappings_.size() >= kMaxMappings) return ENOSPC;
-    for (const auto& [start, mapping] : mappings_) {
+    // They are disjoint and in order: the last that begins before the range's end, or none.
+    const auto after = mappings_.upper_bound(request.address + request.size - 1);
+    if (after != mappings_.begin()) {
+      const auto& [start, mapping] = *std::prev(after);
       if (range->Overlaps({Gpa(start), mapping.size})) return EEXIST;
     }
   }

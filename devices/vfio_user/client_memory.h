@@ -23,7 +23,8 @@ namespace crossbar::vfio_user {
 
 class ClientMemory {
  public:
-  static constexpr size_t kMaxMappings = 65535;
+  // A process may have 65530 mappings (vm.max_map_count); without one to spare malloc and munmap fail.
+  static constexpr size_t kMaxMappings = 32000;
 
   // Whether to go on with a copy; takes no lock.
   using Wanted = std::function<bool()>;

@@ -70,6 +70,7 @@ Result<> DeviceServer::Greet(Message& message) {
   Version ours;
   ours.minor = std::min<uint16_t>(client->minor, 1);
   ours.max_msg_fds = kOurMessageFds;
+  ours.max_dma_maps = ClientMemory::kMaxMappings;
   client_max_fds_ = client->max_msg_fds;
   Reply reply;
   std::optional<std::pair<Fd, Fd>> twin;
@@ -140,7 +141,7 @@ DeviceServer::Reply DeviceServer::Dispatch(Message& message) {
 DeviceServer::Reply DeviceServer::MapDma(const Message& message) {
   Reply reply;
   const auto request = Decode<DmaMapRequest>(message.body);
-  if (!request || request->argsz < sizeof(DmaMapRequest)) {
+  if (!request || request->argsz < sizeof(DmaMapRequest) || message.fds.size() > 1) {
     reply.error = EINVAL;
     return reply;
   }

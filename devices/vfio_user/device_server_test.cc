@@ -304,6 +304,86 @@ TEST(VfioUserServer, G12HugePagesThatAreGoneAreNoFault) {
   EXPECT_EQ(memory.Read(0, data), uint32_t{EFAULT});
 }
 
+TEST(VfioUserServer, G12AClientCannotUseUpTheMappingsOfTheProcess) {
+  ClientMemory memory;
+  const SharedMemory page(0x1000);
+  uint32_t error = 0;
+  for (uint64_t at = 0x1000; error == 0; at += 0x1000) error = memory.Map(MapAt(at, 0x1000), page.fd.get());
+  EXPECT_EQ(error, uint32_t{ENOSPC});
+  EXPECT_EQ(memory.size(), ClientMemory::kMaxMappings);
+  EXPECT_EQ(memory.Map(MapAt(0x1000, 0x1000), page.fd.get()), uint32_t{ENOSPC});
+  std::vector<HostMapping> more;
+  while (more.size() < 20000) more.push_back(HostMapping::Map(page.fd.get(), 0, 0x1000, PROT_READ).value());
+}
+
+TEST(VfioUserServer, AMapWithTwoFilesIsRefused) {
+  Session session(DmaDevice::Create({}).value());
+  const SharedMemory memory(0x1000);
+  const int file = memory.fd.get();
+  EXPECT_EQ(session.ErrorOf(Command::kDmaMap, Bytes(MapAt(0x1000, 0x1000)), {file, file}), uint32_t{EINVAL});
+  EXPECT_EQ(session.device().memory().size(), 0u);
+}
+
+// PCI 3.0, 6.2.3: whether it is disabled or not.
+TEST(VfioUserServer, ConfigSpaceShowsAnAssertedIntx) {
+  const auto device = DmaDevice::Create({}).value();
+  const auto status = [&](uint64_t offset, unsigned size) {
+    uint64_t value = 0;
+    EXPECT_TRUE(device->Read(ServedDevice::kConfig, offset, std::as_writable_bytes(std::span(&value, 1)).first(size)));
+    return value;
+  };
+  const auto write = [&](unsigned region, uint64_t offset, uint32_t value, unsigned size) {
+    EXPECT_TRUE(device->Write(region, offset, Bytes(value).first(size)));
+  };
+  const uint64_t quiet = status(PCI_COMMAND, 4);
+  for (const uint32_t command : {0u, uint32_t{PCI_COMMAND_INTX_DISABLE}}) {
+    write(ServedDevice::kConfig, PCI_COMMAND, command, 2);
+    write(0, 0x60, 1, 4);
+    EXPECT_EQ(status(PCI_COMMAND, 4), (quiet | command | uint64_t{PCI_STATUS_INTERRUPT} << 16));
+    EXPECT_EQ(status(PCI_STATUS, 2), (quiet >> 16 | PCI_STATUS_INTERRUPT));
+    EXPECT_EQ(status(PCI_STATUS, 1) & PCI_STATUS_INTERRUPT, uint64_t{PCI_STATUS_INTERRUPT});
+    EXPECT_EQ(status(PCI_STATUS + 1, 1), quiet >> 24);
+    EXPECT_EQ(status(PCI_CLASS_REVISION, 4) & 0xff, 0x10u);
+    write(0, 0x64, 1, 4);
+    EXPECT_EQ(status(PCI_COMMAND, 4), quiet | command);
+  }
+}
+
+// A driver masks in its handler while another cause comes.
+TEST(VfioUserServer, NoIntxIsLostWhileItIsDisabled) {
+  const auto device = DmaDevice::Create({}).value();
+  std::vector<Fd> event;
+  event.push_back(sys::EventFd(0, O_NONBLOCK).value());
+  const Fd seen(::dup(event.front().get()));
+  SetIrqs irqs = SetOne(SetIrqs::kDataEventfd | SetIrqs::kTrigger);
+  irqs.index = VFIO_PCI_INTX_IRQ_INDEX;
+  ASSERT_EQ(device->lines().Set(irqs, {}, event), 0u);
+  irqs.flags = SetIrqs::kDataNone | SetIrqs::kUnmask;
+  std::atomic<int> round = 0;
+  constexpr int kRounds = 20000;
+  std::thread raises([&] {
+    for (int i = 1; i <= kRounds; ++i) {
+      while (round < 2 * i - 1) std::this_thread::yield();
+      (void)device->Write(0, 0x60, Bytes(uint32_t{1}));
+      round = 2 * i;
+    }
+  });
+  unsigned lost = 0;
+  for (int i = 1; i <= kRounds; ++i) {
+    round = 2 * i - 1;
+    for (const uint16_t command : {uint16_t{PCI_COMMAND_INTX_DISABLE}, uint16_t{0}})
+      (void)device->Write(ServedDevice::kConfig, PCI_COMMAND, Bytes(command));
+    while (round < 2 * i) std::this_thread::yield();
+    (void)device->lines().Set(irqs, {}, {});
+    if (sys::DrainEvent(seen).value() == 0) ++lost;
+    (void)device->Write(0, 0x64, Bytes(uint32_t{1}));
+    (void)device->lines().Set(irqs, {}, {});
+    (void)sys::DrainEvent(seen);
+  }
+  raises.join();
+  EXPECT_EQ(lost, 0u);
+}
+
 TEST(VfioUserServer, SendsNoMoreDescriptorsThanItsClientTakes) {
   for (const uint32_t most : {0u, 1u, 8u}) {
     DmaDevice::Options options;

@@ -147,6 +147,7 @@ std::vector<std::byte> EncodeVersion(const Version& version) {
   // did not, and should not be longer.
   Json capabilities = {{"max_msg_fds", version.max_msg_fds},
                        {"max_data_xfer_size", version.max_data_xfer_size}};
+  if (version.max_dma_maps != Version().max_dma_maps) capabilities["max_dma_maps"] = version.max_dma_maps;
   if (version.twin_socket) {
     capabilities["twin_socket"]["supported"] = true;
     if (version.twin_fd_index)

@@ -9,6 +9,7 @@
 #include <bit>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "base/sys.h"
@@ -113,7 +114,7 @@ bool ServedDevice::Read(unsigned region, uint64_t offset, std::span<std::byte> d
   }
   while (!data.empty()) {
     const unsigned size = AccessSize(offset, data.size(), region == kConfig ? 4 : 8);
-    const uint64_t value = region == kConfig ? config_.Read(Low16(offset), size)
+    const uint64_t value = region == kConfig ? ReadConfig(Low16(offset), size)
                                              : ReadRegister(region, offset, size);
     std::memcpy(data.data(), &value, size);
     data = data.subspan(size);
@@ -161,12 +162,23 @@ void ServedDevice::NoteCommand() {
   // Whoever has been told that it is off may use the memory for something else.
   if (bus_master_.exchange(master) && !master) memory_.AwaitUnwanted(kPatience);
   const bool disabled = (command & PCI_COMMAND_INTX_DISABLE) != 0;
-  if (intx_disabled_.exchange(disabled) != disabled) SetIntx(intx_);
+  MutexLock lock(intx_mutex_);
+  if (std::exchange(intx_disabled_, disabled) != disabled) lines_.SetIntx(intx_ && !disabled);
 }
 
 void ServedDevice::SetIntx(bool asserted) {
+  MutexLock lock(intx_mutex_);
   intx_ = asserted;
   lines_.SetIntx(asserted && !intx_disabled_);
+}
+
+// Naturally aligned, so it holds the interrupt status bit or none of PCI_STATUS. The bit is there whether
+// INTx is disabled or not (PCI 3.0, 6.2.3): drivers that share a line ask it.
+uint64_t ServedDevice::ReadConfig(uint16_t offset, unsigned size) {
+  const uint64_t value = config_.Read(offset, size);
+  if (offset > PCI_STATUS || PCI_STATUS - offset >= static_cast<int>(size)) return value;
+  MutexLock lock(intx_mutex_);
+  return value | (intx_ ? uint64_t{PCI_STATUS_INTERRUPT} << 8 * (PCI_STATUS - offset) : 0);
 }
 
 void ServedDevice::Reset() {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/locks.h"
 #include "base/result.h"
 #include "devices/pci_config_space.h"
 #include "devices/vfio_user/client_memory.h"
@@ -75,7 +76,8 @@ class ServedDevice {
   Result<> AddFunctionReset(FunctionReset kind);
 
   PciConfigSpace& config() { return config_; }
-  void SetIntx(bool asserted);
+  // Any thread.
+  void SetIntx(bool asserted) EXCLUDES(intx_mutex_);
 
   // Registers; `size` is 1, 2, 4 or 8, and `offset` a multiple of it.
   virtual uint64_t ReadRegister(unsigned bar, uint64_t offset, unsigned size) = 0;
@@ -85,7 +87,8 @@ class ServedDevice {
 
  private:
   void SetBarRegister(unsigned bar, uint64_t size, bool wide);
-  void NoteCommand();
+  void NoteCommand() EXCLUDES(intx_mutex_);
+  uint64_t ReadConfig(uint16_t offset, unsigned size) EXCLUDES(intx_mutex_);
   // Whether the guest has just asked for a reset; the bit that does reads as 0.
   bool TakeFunctionReset();
 
@@ -97,8 +100,9 @@ class ServedDevice {
   ClientMemory memory_;
   InterruptLines lines_;
   std::atomic<bool> bus_master_ = false;
-  std::atomic<bool> intx_disabled_ = false;
-  std::atomic<bool> intx_ = false;
+  Mutex intx_mutex_;
+  bool intx_disabled_ GUARDED_BY(intx_mutex_) = false;
+  bool intx_ GUARDED_BY(intx_mutex_) = false;
 };
 
 }  // namespace crossbar::vfio_user
