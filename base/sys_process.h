@@ -25,6 +25,9 @@ struct InheritedFd {
 Result<pid_t> Spawn(const std::string& program, const std::vector<std::string>& arguments,
                     std::span<const InheritedFd> inherited);
 
+// As many descriptors as may be: the usual limit of 1024 is for select(), and an interrupt vector takes one.
+void RaiseDescriptorLimit();
+
 // Readable once the process has ended.
 Result<Fd> PidFd(pid_t process);
 Result<> Kill(pid_t process, int signal);

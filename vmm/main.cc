@@ -13,6 +13,7 @@
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "base/sys.h"
+#include "base/sys_process.h"
 #include "vmm/exit_status.h"
 #include "vmm/options.h"
 #include "vmm/outputs.h"
@@ -148,6 +149,7 @@ int Main(const std::vector<std::string>& arguments) {
 int main(int argc, char** argv) {
   crossbar::IgnoreSignalsOfWrites();
   crossbar::OpenStandardDescriptors();
+  crossbar::sys::RaiseDescriptorLimit();
   try {
     return crossbar::Main({argv + 1, argv + argc});
   } catch (const std::exception& exception) {  // out of memory; nothing of ours throws

@@ -289,11 +289,12 @@ void Vm::CutPeersIfUnsafe() {
 }
 
 Result<> Vm::Reboot() {
-  if (!power_on_) power_on_ = TRY(PowerOnState::Capture(kvm_, cpuid_, platform_.cpu_ids));
   {
     const AddressSpace::ClaimHold hold(address_space_);
     devices_->Reset();
   }
+  // Not before, as the guest's interrupts may have used up the descriptors.
+  if (!power_on_) power_on_ = TRY(PowerOnState::Capture(kvm_, cpuid_, platform_.cpu_ids));
   TRY(power_on_->RestoreInterruptControllers(vm_fd_.get()));
   for (size_t i = 0; i < vcpus_.size(); ++i) TRY(power_on_->RestoreVcpu(i, vcpus_[i]->fd()));
   TRY(LoadAndEnter(/*fresh=*/false));

@@ -3,6 +3,7 @@ import contextlib
 import mmap
 import os
 import re
+import resource
 import signal
 import struct
 import time
@@ -325,6 +326,12 @@ class Descriptors(Case):
         self.assertGreater(seen, 8)
         session.signal(signal.SIGTERM)
         self.assertEqual(session.finish().status, STOPPED)
+
+    def test_are_as_many_as_may_be(self):
+        def few():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (8, 4096))
+        outcome = self.run_guest("hello", "--report", "report.json", before=few)
+        self.assertEqual((outcome.status, outcome.err), (SUCCESS, ""), outcome)
 
     def test_closed_standard_ones_are_not_taken_for_others(self):
         # Without care /dev/kvm or guest RAM gets number 1, and the console writes there.
