@@ -41,6 +41,8 @@ Result<std::vector<uint32_t>> MsrIndices(int kvm_fd) {
   return indices;
 }
 
+constexpr uint32_t kFeatureControl = 0x3a;
+
 // KVM lists some MSRs that this vCPU does not have: those it refuses are left out.
 std::vector<PowerOnState::Msr> ReadMsrs(int vcpu_fd, std::span<const uint32_t> indices) {
   std::vector<PowerOnState::Msr> msrs;
@@ -105,6 +107,9 @@ Result<PowerOnState::Cpu> PowerOnState::CaptureCpu(int vm_fd, int fd,
 Result<> PowerOnState::RestoreVcpu(size_t index, int fd) const {
   CHECK(index < cpus_.size());
   const Cpu& cpu = cpus_[index];
+  // Written by the host, 0 ends VMX operation, in which KVM refuses a CR4 without VMXE (arch/x86/kvm/vmx/vmx.c,
+  // MSR_IA32_FEAT_CTL). A CPU without VMX has no such MSR.
+  (void)WriteMsr(fd, kFeatureControl, 0);
   // The APIC base MSR is among the sregs, and what the LAPIC's registers mean depends on it.
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_SET_SREGS), &cpu.sregs));
   TRY(sys::Ioctl(fd, SYS_REQUEST(KVM_SET_REGS), &cpu.regs));
