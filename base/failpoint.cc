@@ -87,7 +87,7 @@ Result<> ParseAction(std::string_view action, Rule& rule) {
 Result<Rule> ParseRule(std::string_view text) {
   const size_t equals = text.find('=');
   if (equals == std::string_view::npos || equals == 0)
-    return Fail("failpoint '{}' is not of the form NAME[#N]=ERRNO[*COUNT] or NAME[#N]=delay(US)",
+    return Fail("failpoint '{}' is not of the form NAME[#N]=ERRNO[*COUNT], NAME[#N]=delay(US) or NAME[#N]=skip",
                 text);
   Rule rule;
   rule.text = text;

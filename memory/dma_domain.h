@@ -1,5 +1,6 @@
-// DmaDomain: one translation that devices DMA through: a type1 container, an IOAS, or one vfio-user
-// server. This header is the contract that all three fit without special cases in AddressSpace.
+// DmaDomain: one translation that devices DMA through: a type1 container, or one vfio-user
+// server. This header is the contract that both fit without special cases in AddressSpace, as would an
+// IOAS of iommufd.
 //
 // Owned by a backend in devices/; registered with AddressSpace::AddDomain. AddressSpace alone calls
 // Map, StartUnmap and AwaitUnmap, one at a time, under its lock; an implementation takes no lock

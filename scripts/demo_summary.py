@@ -26,9 +26,9 @@ def show_matrix(cells):
 
 
 def show_zaps(zaps):
-    """Those that the guest caused; at the end of the VM everything is zapped."""
+    """Those that took something away."""
     for zap in zaps:
-        if zap["cause"] == "closing" or not zap["pieces"]:
+        if not zap["pieces"]:
             continue
         print(f"  The zap of {zap['device']} ({zap['cause']}), microseconds after it was noticed:\n"
               f"    noticed 0 | DMA out {zap['dma_out_us']:.0f} | memslots out {zap['slots_out_us']:.0f} |"

@@ -80,7 +80,7 @@ need_packages() {
 confirm() {
   [ -n "$assume_yes" ] || ! [ -t 0 ] && return 0
   local answer
-  read -r -p "$1 [Y/n] " answer
+  read -r -p "$1 [Y/n] " answer || return 1  # Ctrl-D is no yes
   [[ $answer =~ ^([Yy].*)?$ ]]
 }
 

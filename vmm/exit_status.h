@@ -11,8 +11,8 @@ enum class ExitStatus : int {
   kUsage = 2,       // the command line or config file is wrong
   kHostError = 4,   // the host could not do what was asked
   kGuestCrash = 6,  // triple fault, or an instruction KVM cannot emulate
-  kStopped = 8,     // SIGINT, SIGTERM, SIGHUP or Ctrl-A x
-  kUnsafe = 10,     // a DMA mapping could not be taken away (G5)
+  kStopped = 8,     // SIGINT, SIGTERM, SIGQUIT, SIGHUP or Ctrl-A x
+  kUnsafe = 10,     // what a peer or the guest reaches could not be taken away (G5)
 };
 
 }  // namespace crossbar

@@ -35,8 +35,8 @@ Examples:
 On a terminal, Ctrl-A x ends the guest. SIGUSR1 prints which device can DMA into which BAR, and the zaps.
 
 Exit status: 0 the guest powered off; odd: the guest's own, (value << 1 | 1), by the debug-exit port;
-2 usage error; 4 host error; 6 guest crash; 8 stopped by a signal or Ctrl-A x; 10 a DMA mapping
-could not be taken away.
+2 usage error; 4 host error; 6 guest crash; 8 stopped by a signal or Ctrl-A x; 10 a DMA mapping, a
+memslot or an ioeventfd could not be taken away.
 )";
 
 po::options_description Describe() {
@@ -44,7 +44,8 @@ po::options_description Describe() {
   options.add_options()                                                                       //
       ("help,h", "print this help and exit")                                                  //
       ("config", po::value<std::string>()->value_name("FILE"),
-       "read options from FILE: NAME = VALUE a line, # before a comment; the command line wins")  //
+       "read options from FILE: NAME = VALUE a line (prefault = true); a line that starts with # is a comment; "
+       "the command line wins")  //
       ("kernel", po::value<std::string>()->value_name("FILE"),
        "Linux bzImage or vmlinux, PVH ELF or Multiboot image")                                //
       ("initrd", po::value<std::string>()->value_name("FILE"), "initial RAM disk")            //
@@ -67,11 +68,12 @@ po::options_description Describe() {
       ("console", po::value<std::string>()->value_name("WHERE")->default_value("stdio"),
        "serial console: stdio, file:PATH or none")                                            //
       ("report", po::value<std::string>()->value_name("FILE"),
-       "write a JSON report of start-up times, memory and memslots at the end")               //
+       "write a JSON report at the end: start-up times, memory, memslots, P2P matrix, zaps")               //
       ("log", po::value<std::string>()->value_name("LEVEL")->default_value("warning"),
        "error, warning, info or debug, on stderr")                                            //
       ("failpoint", po::value<std::vector<std::string>>()->value_name("RULE"),
-       "make a system call fail: NAME[#N]=ERRNO[*COUNT] or NAME[#N]=delay(US); may be repeated");
+       "make a system call, or the ioctl of that NAME, fail or wait: NAME[#N]=ERRNO[*COUNT] or NAME[#N]=delay(US); "
+       "leave an ioctl out: NAME[#N]=skip; * is any NAME; may be repeated");
   return options;
 }
 

@@ -36,8 +36,9 @@ Examples:
   crossbar serve dma --socket /run/dma.sock --address-bits 64 --buffer 1M
   crossbar serve dma --socket /run/dma.sock --channels 4 --msix --flr af
 
-It serves one client after the other until it is stopped by a signal.
-Exit status: 0 the client of --socket-fd hung up; 2 usage error; 4 host error; 8 stopped by a signal.
+With --socket it serves one client after the other until a signal stops it, with --socket-fd one.
+Exit status: 0 the client of --socket-fd hung up; 2 usage error; 4 host error; 8 stopped by SIGINT,
+SIGTERM or SIGHUP (--socket).
 )";
 
 po::options_description Describe() {

@@ -2,7 +2,7 @@
 // the terms of <linux/vfio.h>, which the kernel's VFIO and the vfio-user protocol share.
 //
 // Made by a backend's factory (devices/vfio/, devices/vfio_user/), owned by one PassthroughFunction,
-// which calls it from vCPU threads, the worker and the main thread. Region accesses may come from
+// which calls it from vCPU threads, its watcher and the main thread. Region accesses may come from
 // several threads at once; everything else comes one call at a time, under the function's lock. No
 // call runs under AddressSpace's lock, so an implementation may wait for a device server here.
 // What a server sends is checked by the implementation: sizes and areas below can be trusted.

@@ -1,7 +1,7 @@
 // VfioHost: the kernel's VFIO as one VM uses it: groups, containers, and the devices opened from them.
 //
 // Owned by Vm, which opens all devices before it lays out guest memory: what an IOMMU translates is
-// known only then, and shrinks with each group (decisions/). It outlives every backend it made. Devices
+// known only then, and shrinks with each group (decisions/009, 011). It outlives every backend it made. Devices
 // are opened on the main thread; they may close on any.
 #pragma once
 
