@@ -89,7 +89,7 @@ class P2p(Case):
         self.assertEqual(before, after, outcome)
         self.assertEqual(self.placed(calm), self.placed(text), outcome)
 
-    def storms(self, words, seconds=60):
+    def storms(self, words, seconds=30):
         bounds = f"toggles=100000 seconds={seconds}" if FULL else "toggles=200 seconds=10"
         return [f"storm {words} toggles=0", f"storm {words} {bounds}"]
 
