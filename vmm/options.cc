@@ -105,7 +105,7 @@ Result<uint64_t> ParseMemory(const std::string& text, PageSize pages) {
 }
 
 constexpr std::string_view kConsoleFile = "file:";
-constexpr size_t kMostConfig = 1024 * 1024;
+constexpr size_t kMostConfig = kMiB;
 
 Result<std::string> ParseConsole(const std::string& text) {
   if (text == "stdio" || text == "none") return text;
