@@ -81,6 +81,7 @@ Result<Version> Connection::Negotiate() {
   Version ours;
   ours.minor = 1;
   ours.max_msg_fds = kOurMessageFds;
+  ours.max_dma_maps = kDefaultDmaMaps;  // so that a server that takes fewer may say so
   ours.twin_socket = true;
   const std::vector<std::byte> body = EncodeVersion(ours);
   Request request;

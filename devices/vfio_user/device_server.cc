@@ -70,7 +70,8 @@ Result<> DeviceServer::Greet(Message& message) {
   Version ours;
   ours.minor = std::min<uint16_t>(client->minor, 1);
   ours.max_msg_fds = kOurMessageFds;
-  ours.max_dma_maps = ClientMemory::kMaxMappings;
+  if (client->max_dma_maps)
+    ours.max_dma_maps = std::min<uint64_t>(*client->max_dma_maps, ClientMemory::kMaxMappings);
   client_max_fds_ = client->max_msg_fds;
   Reply reply;
   std::optional<std::pair<Fd, Fd>> twin;

@@ -40,8 +40,8 @@ Result<> VfioUserDomain::CheckMap(GuestRange range) const {
   if (!IsAligned(range.start.value(), page) || !IsAligned(range.size, page))
     return Fail("it maps multiples of {:#x} bytes only", page);
   MutexLock lock(mutex_);
-  if (pieces_.size() >= version_.max_dma_maps)
-    return Fail("it takes {} mappings at most", version_.max_dma_maps);
+  const uint64_t most = version_.max_dma_maps.value_or(kDefaultDmaMaps);
+  if (pieces_.size() >= most) return Fail("it takes {} mappings at most", most);
   return {};
 }
 

@@ -67,8 +67,10 @@ Result<> ParseCapabilities(std::string_view text, Version& version) {
   version.max_msg_fds = static_cast<uint32_t>(max_msg_fds);
   TRY(Number(*found, "max_data_xfer_size", 8, std::numeric_limits<uint64_t>::max(),
              version.max_data_xfer_size));
-  TRY(Number(*found, "max_dma_maps", 1, std::numeric_limits<uint64_t>::max(),
-             version.max_dma_maps));
+  if (found->contains("max_dma_maps")) {
+    TRY(Number(*found, "max_dma_maps", 1, std::numeric_limits<uint64_t>::max(),
+               version.max_dma_maps.emplace()));
+  }
   TRY(Number(*found, "pgsizes", 1, std::numeric_limits<uint64_t>::max(), version.page_sizes));
   return ParseTwinSocket(*found, version);
 }
@@ -147,7 +149,7 @@ std::vector<std::byte> EncodeVersion(const Version& version) {
   // did not, and should not be longer.
   Json capabilities = {{"max_msg_fds", version.max_msg_fds},
                        {"max_data_xfer_size", version.max_data_xfer_size}};
-  if (version.max_dma_maps != Version().max_dma_maps) capabilities["max_dma_maps"] = version.max_dma_maps;
+  if (version.max_dma_maps) capabilities["max_dma_maps"] = *version.max_dma_maps;
   if (version.twin_socket) {
     capabilities["twin_socket"]["supported"] = true;
     if (version.twin_fd_index)

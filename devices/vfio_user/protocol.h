@@ -199,13 +199,15 @@ std::optional<T> Decode(std::span<const std::byte> data, uint64_t offset = 0) {
   return value;
 }
 
+inline constexpr uint64_t kDefaultDmaMaps = 65535;
+
 // The payload of VERSION, both ways.
 struct Version {
   uint16_t major = 0;
   uint16_t minor = 0;
   uint32_t max_msg_fds = 1;  // the protocol's default; what the other side can take in one message
   uint64_t max_data_xfer_size = kMaxTransfer;
-  uint64_t max_dma_maps = 65535;
+  std::optional<uint64_t> max_dma_maps;  // where it is named; by default kDefaultDmaMaps
   uint64_t page_sizes = 4096;
   bool twin_socket = false;
   std::optional<uint64_t> twin_fd_index;  // in a reply
