@@ -278,7 +278,10 @@ Result<StopRequest> Vm::Run() {
     if (request.reason != StopRequest::Reason::kReboot) return request;
     static RateLimit limit;
     LogGuestAt(LogLevel::kInfo, limit, "reboot {}: {}", reboots_ + 1, request.detail);
-    TRY(Within(Reboot(), [] { return "cannot reboot the guest"; }));
+    const Result<> rebooted = Within(Reboot(), [] { return "cannot reboot the guest"; });
+    CutPeersIfUnsafe();
+    if (!rebooted && stop_.unsafe()) return stop_.Take();
+    TRY(rebooted);
   }
 }
 

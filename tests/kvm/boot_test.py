@@ -329,7 +329,7 @@ class Descriptors(Case):
 
     def test_are_as_many_as_may_be(self):
         def few():
-            resource.setrlimit(resource.RLIMIT_NOFILE, (8, 4096))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (8, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         outcome = self.run_guest("hello", "--report", "report.json", before=few)
         self.assertEqual((outcome.status, outcome.err), (SUCCESS, ""), outcome)
 

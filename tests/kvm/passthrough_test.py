@@ -9,7 +9,7 @@ import threading
 import time
 
 from foreign_server import CONFIG, ForeignServer
-from program import HOST_ERROR, STOPPED, SUCCESS, USAGE, Case
+from program import HOST_ERROR, STOPPED, SUCCESS, UNSAFE, USAGE, Case
 
 DMA = "model=dma,address-bits=64,id=engine"
 MEMORY = "model=memory,size=4M,id=memory"
@@ -83,6 +83,12 @@ class Vfiouser(Reported):
             if "hammering" in outcome.lines():
                 break
         return outcome
+
+    def test_g5_a_reboot_that_fails_does_not_hide_a_bar_that_is_left(self):
+        # The slots in their order: guest RAM's, the BAR's, and its end in the reset.
+        outcome = self.run_guest("zap_dma", "--cpus", 2, "--cmdline", "cause=reboot", "--device", DMA, "--device", MEMORY,
+                                 "--failpoint", "KVM_SET_USER_MEMORY_REGION#3=EIO*3", "--failpoint", "KVM_CREATE_VM#2=EMFILE")
+        self.assertEqual(outcome.status, UNSAFE, outcome)
 
     def test_g7_an_injected_fault_is_as_the_cause_it_imitates(self):
         for fault in ("device-error", "device-gone", "wanted-back"):

@@ -27,7 +27,7 @@ SANITIZER = "sanitizer" in BUILD
 IN_LAB = "LAB_DEVICES" in os.environ  # a lab machine, whose CPUs are emulated
 
 # Exit statuses, as README.md lists them.
-POWER_OFF, SUCCESS, USAGE, HOST_ERROR, CRASH, STOPPED = 0, 1, 2, 4, 6, 8
+POWER_OFF, SUCCESS, USAGE, HOST_ERROR, CRASH, STOPPED, UNSAFE = 0, 1, 2, 4, 6, 8, 10
 
 # Seconds. A run that takes longer hangs: nothing here should need a tenth of it.
 PATIENCE = 60
