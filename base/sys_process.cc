@@ -95,7 +95,8 @@ void RaiseDescriptorLimit() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
   limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);  // refused: what there is has to do
+  // Refused: what there is has to do.
+  (void)RunThrough("setrlimit", [&] { return ::setrlimit(RLIMIT_NOFILE, &limit); });
 }
 
 Result<Fd> PidFd(pid_t process) {

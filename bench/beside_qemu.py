@@ -5,13 +5,12 @@ import subprocess
 import sys
 import unittest
 
-DIED, TIMEOUT = 123, 124  # lab/run's exit statuses
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [os.path.join(TOP, "tests", "lab")]
 
 # pylint: disable=wrong-import-position
 from guests_test import qemu_inside
-from machine import RUN, qemu_trouble
+from machine import DIED, RUN, TIMEOUT, qemu_trouble
 
 
 def parser(text, times, number, kernel):

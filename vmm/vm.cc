@@ -280,7 +280,7 @@ Result<StopRequest> Vm::Run() {
     LogGuestAt(LogLevel::kInfo, limit, "reboot {}: {}", reboots_ + 1, request.detail);
     const Result<> rebooted = Within(Reboot(), [] { return "cannot reboot the guest"; });
     CutPeersIfUnsafe();
-    if (!rebooted && stop_.unsafe()) return stop_.Take();
+    if (stop_.unsafe()) return stop_.Take();
     TRY(rebooted);
   }
 }

@@ -172,8 +172,8 @@ void ServedDevice::SetIntx(bool asserted) {
   lines_.SetIntx(asserted && !intx_disabled_);
 }
 
-// Naturally aligned: it holds all of the low byte of PCI_STATUS, where the bit is, or none of it. The bit is there whether
-// INTx is disabled or not (PCI 3.0, 6.2.3): drivers that share a line ask it.
+// Naturally aligned: it holds all of the low byte of PCI_STATUS, where the bit is, or none of it. The bit
+// is there whether INTx is disabled or not (PCI 3.0, 6.2.3): drivers that share a line ask it.
 uint64_t ServedDevice::ReadConfig(uint16_t offset, unsigned size) {
   const uint64_t value = config_.Read(offset, size);
   if (offset > PCI_STATUS || PCI_STATUS - offset >= static_cast<int>(size)) return value;
