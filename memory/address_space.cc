@@ -179,9 +179,9 @@ Result<> AddressSpace::MapDma(const Placement& placement) {
     // Each has its own time: one that is slow takes none from the next.
     const DmaDomain::Deadline deadline = Clock::now() + options_.map_deadline;
     for (const Piece& piece : placement.pieces) {
-      if (!domain.serves()) break;
+      if (!domain.serves) break;
       const Result<> mapped = MapPiece(id, piece, deadline);
-      if (!mapped && domain.serves()) return mapped;
+      if (!mapped && domain.serves) return mapped;
     }
   }
   return {};
@@ -316,7 +316,7 @@ AddressSpace::Zapped AddressSpace::TakeAway(std::span<const Placed> placed) {
 
 std::vector<AddressSpace::Unmap> AddressSpace::StartUnmaps(std::vector<Unmap> unmaps) {
   std::erase_if(unmaps, [this](const Unmap& unmap) REQUIRES(update_) {
-    return !domains_.at(unmap.domain).serves();
+    return !domains_.at(unmap.domain).serves;
   });
   for (Unmap& unmap : unmaps)
     unmap.ticket = domains_.at(unmap.domain).domain->StartUnmap(unmap.range);
@@ -347,7 +347,7 @@ std::vector<AddressSpace::Unmap> AddressSpace::AwaitUnmaps(std::vector<Unmap> un
   });
   // A domain may have ended after one of its unmaps failed.
   std::erase_if(unmaps, [this](const Unmap& unmap) REQUIRES(update_) {
-    return !domains_.at(unmap.domain).serves();
+    return !domains_.at(unmap.domain).serves;
   });
   return unmaps;
 }
@@ -358,16 +358,10 @@ std::optional<Error> AddressSpace::AwaitOne(Unmap& unmap, DmaDomain::Deadline de
   const Domain& domain = domains_.at(unmap.domain);
   DmaDomain::Unmapped result = domain.domain->AwaitUnmap(unmap.ticket, deadline);
   // Once it has ended, what its other tickets say means nothing any more.
-  if (!domain.serves()) return std::nullopt;
+  if (!domain.serves) return std::nullopt;
   switch (result.state) {
     case State::kEnded:
       End(unmap.domain, domain.domain->state());
-      return std::nullopt;
-    case State::kUnrevoked:
-      Tell(server_limit_,
-           fmt::format("{} may still reach {}: it does not give it back and is not ours to stop",
-                       domain.domain->name(), unmap.range));
-      peers_.Keep(unmap.domain, unmap.range.start, "the server did not give it back");
       return std::nullopt;
     case State::kDone:
       unmap.done += result.bytes;

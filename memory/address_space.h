@@ -99,9 +99,8 @@ class AddressSpace {
   };
 
   // A domain's membership. Its end takes every piece out of the domain; what a foreign server may
-  // still reach stays in the matrix. All but the moves wait for a zap that is under way, which may
-  // itself wait for this domain: so the thread that completes its unmaps calls none of them. It
-  // completes them, as ended if need be, and leaves the rest to another.
+  // still reach stays in the matrix. The end waits for a zap that is under way, which may itself
+  // wait for this domain: so the thread that completes its unmaps leaves it to another.
   class [[nodiscard]] DomainHandle {
    public:
     DomainHandle() = default;
@@ -109,12 +108,6 @@ class AddressSpace {
     DomainHandle& operator=(DomainHandle&& other) noexcept;
     ~DomainHandle() { Reset(); }
     void Reset();
-    // The owner has learned that the domain does not serve any more; its state() says so by now.
-    // Also when one that was lost turns out to be gone. Costs no other call.
-    void NoteEnd();
-    // A server that left an unmap of `range` unrevoked has answered after all, to every unmap of it
-    // that was left: the matrix need not name it any more.
-    void NoteRevoked(GuestRange range);
 
    private:
     friend class AddressSpace;
@@ -229,12 +222,11 @@ class AddressSpace {
   };
   struct Domain {
     DmaDomain* domain = nullptr;
-    DmaDomain::State known = DmaDomain::State::kServing;
+    bool serves = true;  // as far as it was asked
     // BARs whose refusal was told: each is once for sure, again within the limit, since a guest may
     // place its BARs as often as it likes.
     std::set<std::pair<std::string, unsigned>> told = {};
     RateLimit again = {};
-    bool serves() const { return known == DmaDomain::State::kServing; }
   };
   // Of a placement, how much stands: the first so many of each.
   struct Placed {
@@ -282,8 +274,6 @@ class AddressSpace {
   void MustSucceed(const std::function<Result<>()>& removal) REQUIRES(update_);
 
   void Withdraw(DomainId id) EXCLUDES(update_);
-  void NoteEnd(DomainId id) EXCLUDES(update_);
-  void NoteRevoked(DomainId id, GuestRange range) EXCLUDES(update_);
   void End(DomainId id, DmaDomain::State state) REQUIRES(update_);
   void Remove(DomainId id) REQUIRES(update_);
   // By address.
@@ -311,7 +301,6 @@ class AddressSpace {
   unsigned demotions_ GUARDED_BY(update_) = 0;
   unsigned claim_holds_ GUARDED_BY(update_) = 0;
   std::vector<std::string> lines_ GUARDED_BY(update_);  // to be written, as warnings
-  RateLimit server_limit_;
   RateLimit trap_limit_;
   std::atomic<size_t> trapped_pieces_ = 0;
   std::atomic<bool> unsafe_ = false;

@@ -90,7 +90,6 @@ TEST(AddressSpace, ADomainThatLeavesGivesBackEveryPieceAndTouchesNoSlot) {
                                            "dma- done A 0x1000", "dma- done A 0x2000"}));
   EXPECT_EQ(heart.Cells(), (Events{"B 0x2000 mapped mmap"}));
   a.Reset();
-  a.NoteEnd();
   EXPECT_THAT(heart.recorder.Take(), IsEmpty());
   const Mapping next = heart.Map(Of({Bar(0x3000)}));
   EXPECT_EQ(heart.recorder.Take(), (Events{"slot+ 0x3000", "dma+ B 0x3000"}));
@@ -119,17 +118,15 @@ TEST(AddressSpace, AMovedDomainHandleCarriesTheMembership) {
   EXPECT_THAT(heart.a.Mapped(), IsEmpty());
 }
 
-TEST(AddressSpace, G7ADomainThatIsGoneCostsNoCallNowOrLater) {
+TEST(AddressSpace, G7ADomainThatAMapFindsGoneCostsNoMoreCalls) {
   Heart heart;
   auto a = heart.Join(heart.a);
   const auto b = heart.Join(heart.b);
-  Mapping mapping = heart.Map(Of({Ram(0x1000), Bar(0x2000)}));
-  heart.recorder.Take();
   heart.a.Die();
-  a.NoteEnd();
-  a.NoteEnd();
+  Mapping mapping = heart.Map(Of({Ram(0x1000), Bar(0x2000)}));
+  EXPECT_EQ(heart.recorder.Take(), (Events{"slot+ 0x1000", "slot+ 0x2000", "dma+ A 0x1000 refused",
+                                           "dma+ B 0x1000", "dma+ B 0x2000"}));
   EXPECT_EQ(heart.Cells(), (Events{"B 0x2000 mapped mmap"}));
-  EXPECT_THAT(heart.recorder.Take(), IsEmpty());
   heart.Zap({&mapping});
   EXPECT_EQ(heart.recorder.Take(),
             (Events{"dma- start B 0x1000", "dma- start B 0x2000", "dma- done B 0x1000",
@@ -140,7 +137,7 @@ TEST(AddressSpace, G7ADomainThatIsGoneCostsNoCallNowOrLater) {
 
 // Each ticket is awaited, whatever became of its domain meanwhile.
 TEST(AddressSpace, G7ADomainThatEndsInTheMiddleOfAZapIsNotAskedAgain) {
-  for (const Answer after : {Answer::kFailed, Answer::kShort, Answer::kUnrevoked, Answer::kDone}) {
+  for (const Answer after : {Answer::kFailed, Answer::kShort, Answer::kDone}) {
     Heart heart;
     const auto a = heart.Join(heart.a);
     const auto b = heart.Join(heart.b);
@@ -218,7 +215,7 @@ TEST(AddressSpace, TheMatrixNeverShowsOneUnmapTwice) {
   Heart heart;
   const auto a = heart.Join(heart.a);
   Mapping mapping = heart.Map(Of({Bar(0x1000), Bar(0x2000, 0x1000, nullptr, 1)}));
-  heart.a.AnswerUnmaps({Answer::kUnrevoked, Answer::kUnrevoked});
+  heart.a.AnswerUnmaps({Answer::kLost});
   heart.recorder.on_event = [&](const std::string&) { EXPECT_THAT(heart.Cells(), SizeIs(2)); };
   heart.Zap({&mapping});
   EXPECT_THAT(heart.Cells(), SizeIs(2));

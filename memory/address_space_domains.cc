@@ -49,29 +49,16 @@ void AddressSpace::Withdraw(DomainId id) {
   Remove(id);
 }
 
-void AddressSpace::NoteEnd(DomainId id) {
-  const Change change(*this);
-  End(id, domains_.at(id).domain->state());
-}
-
-void AddressSpace::NoteRevoked(DomainId id, GuestRange range) {
-  const Change change(*this);
-  peers_.Revoked(id, range);
-  Changed();
-}
-
 void AddressSpace::End(DomainId id, DmaDomain::State state) {
   Domain& domain = domains_.at(id);
-  CHECK(state != DmaDomain::State::kServing, "{} serves", domain.domain->name());
-  if (state == domain.known) return;
-  domain.known = state;
+  CHECK(std::exchange(domain.serves, false) && state != DmaDomain::State::kServing, "{}",
+        domain.domain->name());
   if (state == DmaDomain::State::kGone) {
     peers_.Forget(id);
   } else {
-    Tell(server_limit_,
-         fmt::format("{} is lost and not ours to stop: it may still reach all that it had mapped",
+    Tell(fmt::format("{} is lost and not ours to stop: it may still reach all that it had mapped",
                      domain.domain->name()));
-    peers_.KeepAll(id, "the server is lost");
+    peers_.Keep(id);
   }
   Changed();
 }
@@ -140,14 +127,6 @@ AddressSpace::DomainHandle& AddressSpace::DomainHandle::operator=(DomainHandle&&
 
 void AddressSpace::DomainHandle::Reset() {
   if (space_ != nullptr) std::exchange(space_, nullptr)->Withdraw(id_);
-}
-
-void AddressSpace::DomainHandle::NoteEnd() {
-  if (space_ != nullptr) space_->NoteEnd(id_);
-}
-
-void AddressSpace::DomainHandle::NoteRevoked(GuestRange range) {
-  if (space_ != nullptr) space_->NoteRevoked(id_, range);
 }
 
 }  // namespace crossbar

@@ -13,7 +13,6 @@ namespace {
 
 using namespace std::chrono_literals;
 using ::testing::Contains;
-using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
@@ -90,7 +89,7 @@ TEST_F(StalledMap, G2AHungServerHoldsUpAZapForTheDeadlineOnly) {
   EXPECT_TRUE(map.get().live());
 }
 
-// --- Unrevoked
+// --- Gone and lost
 
 struct Foreign : ::testing::Test {
   Heart heart;
@@ -101,90 +100,6 @@ struct Foreign : ::testing::Test {
   Mapping other = heart.Map(Of({Bar(0x9000, 0x1000, &nic)}));
   const Events nothing = heart.recorder.Take();
 };
-
-TEST_F(Foreign, G7WhatAForeignServerKeepsIsUnrevokedInTheMatrixAndNoEmergency) {
-  heart.a.AnswerUnmaps({Answer::kUnrevoked});
-  heart.Zap({&mapping});
-  EXPECT_THAT(heart.unsafe, IsEmpty());
-  EXPECT_EQ(heart.recorder.Take(),
-            (Events{"dma- start A 0x1000", "dma- start B 0x1000", "dma- unrevoked A 0x1000",
-                    "dma- done B 0x1000", "slot- 0x1000"}));
-  EXPECT_EQ(heart.Cells(), (Events{"A 0x1000 unrevoked the server did not give it back",
-                                   "A 0x9000 mapped mmap", "B 0x9000 mapped mmap"}));
-  EXPECT_FALSE(heart.Finds(0x1000));
-}
-
-TEST_F(Foreign, G7AnUnrevokedCellStaysWhateverIsMappedThereLaterAndIsThereOnce) {
-  const auto before = std::chrono::steady_clock::now();
-  std::chrono::steady_clock::time_point first;
-  for (int i = 0; i < 2; ++i) {
-    heart.a.AnswerUnmaps({Answer::kUnrevoked});
-    heart.Zap({&mapping});
-    if (i == 0) first = std::chrono::steady_clock::now();
-    mapping = heart.Map(Of({Bar(0x1000)}));
-  }
-  EXPECT_EQ(heart.Cells(), (Events{"A 0x1000 mapped mmap",
-                                   "A 0x1000 unrevoked the server did not give it back",
-                                   "A 0x9000 mapped mmap", "B 0x1000 mapped mmap",
-                                   "B 0x9000 mapped mmap"}));
-  const auto since = heart.space.Peers().cells[1].since;
-  EXPECT_LE(before, since);
-  EXPECT_LE(since, first) << "since it was first not given back";
-}
-
-// A guest that moves its BAR about, with a server that gives nothing back, costs no memory.
-TEST_F(Foreign, G12ABarThatIsNotGivenBackAtManyPlacesIsOneCell) {
-  for (uint64_t i = 0; i < 100; ++i) {
-    heart.a.AnswerUnmaps({Answer::kUnrevoked});
-    heart.Zap({&mapping});
-    mapping = heart.Map(Of({Bar(0x10'0000 + i * 0x1000)}));
-  }
-  EXPECT_THAT(heart.Cells(), SizeIs(5));
-  EXPECT_THAT(heart.Cells(), Contains("A 0x162000 unrevoked the server did not give it back, here "
-                                      "and elsewhere"));
-}
-
-TEST_F(Foreign, G7ALateReplyTakesTheCellBack) {
-  heart.a.AnswerUnmaps({Answer::kUnrevoked});
-  heart.Zap({&mapping});
-  const uint64_t generation = heart.space.generation();
-  a->NoteRevoked({Gpa(0x9000), 0x1000});
-  EXPECT_THAT(heart.Cells(), SizeIs(3)) << "that is mapped";
-  a->NoteRevoked({Gpa(0x1000), 0x1000});
-  EXPECT_EQ(heart.Cells(), (Events{"A 0x9000 mapped mmap", "B 0x9000 mapped mmap"}));
-  EXPECT_GT(heart.space.generation(), generation);
-}
-
-TEST_F(Foreign, G7ALateReplyForOnePlaceOfSeveralProvesNothing) {
-  for (const uint64_t next : {0x3000u, 0x4000u}) {
-    heart.a.AnswerUnmaps({Answer::kUnrevoked});
-    heart.Zap({&mapping});
-    mapping = heart.Map(Of({Bar(next)}));
-  }
-  a->NoteRevoked({Gpa(0x3000), 0x1000});
-  EXPECT_THAT(heart.Cells(), Contains(::testing::HasSubstr("unrevoked")));
-}
-
-TEST_F(Foreign, G7WhatItKeepsOutlivesItsMembershipUnderItsName) {
-  heart.a.AnswerUnmaps({Answer::kUnrevoked});
-  heart.Zap({&mapping});
-  a.reset();
-  EXPECT_EQ(heart.Cells(), (Events{"A 0x1000 unrevoked the server did not give it back",
-                                   "B 0x9000 mapped mmap"}));
-}
-
-TEST_F(Foreign, G7RamThatItKeepsIsOneCell) {
-  {
-    const Mapping ram = heart.Map(Of({Ram(0x10000), Ram(0x20000)}));
-    heart.a.AnswerUnmaps({Answer::kUnrevoked, Answer::kUnrevoked});
-  }
-  const P2pMatrix::Cell cell = heart.space.Peers().cells[2];
-  EXPECT_EQ(cell.target, "guest RAM");
-  EXPECT_EQ(cell.state, CellState::kUnrevoked);
-  EXPECT_THAT(heart.Cells(), SizeIs(5));
-}
-
-// --- Gone and lost
 
 TEST_F(Foreign, G7ADomainThatIsGoneReachesNothingAndCostsNoMoreCalls) {
   heart.a.AnswerUnmaps({Answer::kGone});
@@ -218,29 +133,29 @@ TEST_F(Foreign, G7ADomainThatIsLostInAZapMayReachAllItHadAndCostsNoMoreCalls) {
       << "neither the piece's end nor the domain's makes the server let go";
 }
 
-TEST_F(Foreign, G7WhatTheOwnerSaysIsLostIsKeptUntilItIsGone) {
-  heart.a.Lose();
-  a->NoteEnd();
-  a->NoteEnd();
-  EXPECT_THAT(heart.Cells(), ElementsAre("A 0x1000 unrevoked the server is lost",
-                                         "A 0x9000 unrevoked the server is lost",
-                                         "B 0x1000 mapped mmap", "B 0x9000 mapped mmap"));
-  heart.a.Die();
-  a->NoteEnd();
-  EXPECT_THAT(heart.Cells(), ElementsAre("B 0x1000 mapped mmap", "B 0x9000 mapped mmap"));
-  EXPECT_THAT(heart.recorder.Take(), IsEmpty());
-}
-
-TEST_F(Foreign, G7WhatItKeptBeforeItWasGoneItCanNoLongerUse) {
-  heart.a.AnswerUnmaps({Answer::kUnrevoked});
+TEST_F(Foreign, G7AnUnrevokedCellStaysWhateverIsMappedThereLater) {
+  heart.a.AnswerUnmaps({Answer::kLost});
+  const auto before = std::chrono::steady_clock::now();
   heart.Zap({&mapping});
-  heart.a.Die();
-  a->NoteEnd();
-  EXPECT_EQ(heart.Cells(), (Events{"B 0x9000 mapped mmap"}));
+  const auto after = std::chrono::steady_clock::now();
+  mapping = heart.Map(Of({Bar(0x1000)}));
+  heart.Zap({&mapping});
+  mapping = heart.Map(Of({Bar(0x1000)}));
+  EXPECT_EQ(heart.Cells(), (Events{"A 0x1000 unrevoked the server is lost",
+                                   "A 0x9000 unrevoked the server is lost",
+                                   "B 0x1000 mapped mmap", "B 0x9000 mapped mmap"}));
+  const auto since = heart.space.Peers().cells[0].since;
+  EXPECT_LE(before, since);
+  EXPECT_LE(since, after);
 }
 
-TEST_F(Foreign, NoteEndOfADomainThatServesIsAMistake) {
-  EXPECT_DEATH(a->NoteEnd(), "A serves");
+TEST_F(Foreign, G7RamThatItKeepsIsNamedSo) {
+  const Mapping ram = heart.Map(Of({Ram(0x20000)}));
+  heart.a.AnswerUnmaps({Answer::kLost});
+  heart.Zap({&mapping});
+  const P2pMatrix::Cell cell = heart.space.Peers().cells[2];
+  EXPECT_EQ(cell.target, "guest RAM");
+  EXPECT_EQ(cell.state, CellState::kUnrevoked);
 }
 
 }  // namespace

@@ -367,9 +367,6 @@ TEST(AddressSpace, ItsGenerationGrowsWithEveryChangeAndWithNothingElse) {
   EXPECT_TRUE(grew());
   { const auto demotion = heart.space.DemoteBars(); }
   EXPECT_TRUE(grew());
-  heart.a.Die();
-  a.NoteEnd();
-  EXPECT_TRUE(grew());
   a.Reset();
   EXPECT_TRUE(grew());
 }

@@ -60,7 +60,7 @@ TEST(AddressSpace, G2UnmapsOfAllDomainsShareOneDeadline) {
   const auto a = heart.Join(heart.a);
   const auto b = heart.Join(heart.b);
   Mapping mapping = heart.Map(Of({Bar(0x1000), Bar(0x2000)}));
-  heart.a.late = heart.b.late = Answer::kUnrevoked;
+  heart.a.late = heart.b.late = Answer::kLost;
   heart.a.Stall();
   heart.b.Stall();
   const auto start = std::chrono::steady_clock::now();

@@ -164,16 +164,13 @@ void Machine::Domains() {
     RecordingDomain server(heart.recorder, "server");
     server.how = "fd";
     auto b = heart.Join(heart.b);
-    auto c = heart.Join(server);
+    const auto c = heart.Join(server);
     std::this_thread::sleep_for(500us);
     {
       const auto demotion = heart.space.DemoteBars();
       std::this_thread::sleep_for(100us);
     }
-    if (i % 3 == 0) {
-      server.Die();
-      if (i % 2 == 0) c.NoteEnd();
-    }
+    if (i % 3 == 0) server.Die();
     b.Reset();
     std::this_thread::sleep_for(100us);
   }

@@ -38,7 +38,6 @@ class DmaDomain {
     // whose outcome nobody knows. It may still reach all that it ever mapped.
     kLost,
     // The kernel's object is closed, or the server's process is reaped: no DMA through it any more.
-    // A lost domain may turn out to be gone.
     kGone,
   };
 
@@ -46,15 +45,14 @@ class DmaDomain {
   struct Unmapped {
     enum class State : uint8_t {
       // `bytes` of the range were unmapped by this call, and no DMA through them is under way any
-      // more. Fewer than it had is a failure, as kFailed; of a server, that is a refusal.
+      // more. Fewer than it had is a failure, as kFailed.
       kDone,
       // `error`; the mapping stands, another try may help. Only where the mapping is ours (an
       // ioctl): what fails for good stops the VM (G5), and that is not for a server to decide.
       kFailed,
-      // A server that is not ours to kill refused, or did not answer: it may still reach the range.
-      kUnrevoked,
-      // The domain has ended, before this or because of it; state() says how. A server of our own
-      // that refuses or does not answer in time is killed and reaped, and so is gone.
+      // The domain has ended, before this or because of it; state() says how. A server that refuses
+      // or does not answer in time has ended with that: one of our own is killed and reaped, and so
+      // gone; another is lost.
       kEnded,
     };
     State state = State::kDone;
@@ -81,9 +79,8 @@ class DmaDomain {
   // placed and when the domain joins.
   virtual std::string Unguarded(const Backing&) const { return {}; }
 
-  // Asked after a Map that failed, an unmap that was kEnded, and when the owner says that it has
-  // ended. Once it does not serve, AddressSpace awaits the tickets that are out and calls nothing
-  // else. Takes at most a short lock.
+  // Asked after a Map that failed and after an unmap that was kEnded. Once it does not serve,
+  // AddressSpace awaits the tickets that are out and calls nothing else. Takes at most a short lock.
   virtual State state() const = 0;
 
   // Begins to unmap exactly one range that Map has mapped. Never waits for another process: what a

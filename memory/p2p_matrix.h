@@ -1,8 +1,8 @@
 // P2pMatrix: which initiator can DMA into which BAR, how, since when, or why not.
 //
 // A value: a snapshot that AddressSpace::Peers makes. One cell for each DMA domain and each placed
-// BAR piece; and one for each BAR piece, and for all of guest RAM, that a foreign server may still
-// reach although the piece or the domain has left.
+// BAR piece; and one for each BAR piece, and for all of guest RAM, that a foreign server that is
+// lost may still reach, whether or not the piece or the domain has left.
 #pragma once
 
 #include <chrono>

@@ -70,19 +70,8 @@ void PeerTable::Set(DomainId domain, const Backing& backing, bool mapped, Cell c
                                  Entry{mapped, std::make_shared<const Cell>(std::move(cell))});
 }
 
-const PeerTable::Entry* PeerTable::Find(DomainId domain, Gpa start) const {
-  const auto piece = pieces_.find(start);
-  if (piece == pieces_.end()) return nullptr;
-  const auto entry = piece->second.entries.find(domain);
-  return entry != piece->second.entries.end() ? &entry->second : nullptr;
-}
-
 void PeerTable::Erase(DomainId domain, Gpa start) {
   MutexLock lock(mutex_);
-  EraseEntry(domain, start);
-}
-
-void PeerTable::EraseEntry(DomainId domain, Gpa start) {
   const auto piece = pieces_.find(start);
   if (piece == pieces_.end()) return;
   piece->second.entries.erase(domain);
@@ -101,8 +90,10 @@ void PeerTable::EraseAll(DomainId domain) {
 
 bool PeerTable::IsMapped(DomainId domain, Gpa start) const {
   MutexLock lock(mutex_);
-  const Entry* const entry = Find(domain, start);
-  return entry != nullptr && entry->mapped;
+  const auto piece = pieces_.find(start);
+  if (piece == pieces_.end()) return false;
+  const auto entry = piece->second.entries.find(domain);
+  return entry != piece->second.entries.end() && entry->second.mapped;
 }
 
 std::vector<GuestRange> PeerTable::Mapped(DomainId domain) const {
@@ -116,52 +107,30 @@ std::vector<GuestRange> PeerTable::Mapped(DomainId domain) const {
   return ranges;
 }
 
-void PeerTable::Keep(DomainId domain, Gpa start, const std::string& why) {
+void PeerTable::Keep(DomainId domain) {
   MutexLock lock(mutex_);
-  const Entry* const entry = Find(domain, start);
-  if (entry == nullptr) return;
-  Keep(domains_.at(domain), *entry, why);
-  EraseEntry(domain, start);
-}
-
-void PeerTable::KeepAll(DomainId domain, const std::string& why) {
-  MutexLock lock(mutex_);
-  Domain& owner = domains_.at(domain);
+  std::vector<CellPtr>& kept = domains_.at(domain).kept;
   for (const auto& [start, piece] : pieces_) {
     const auto entry = piece.entries.find(domain);
-    if (entry != piece.entries.end() && entry->second.mapped) Keep(owner, entry->second, why);
+    if (entry == piece.entries.end() || !entry->second.mapped) continue;
+    Cell cell = *entry->second.cell;
+    cell.state = State::kUnrevoked;
+    cell.since = std::chrono::steady_clock::now();
+    const auto same = std::ranges::find_if(
+        kept, [&](const CellPtr& before) { return SameTarget(*before, cell); });
+    cell.detail = "the server is lost";
+    if (same != kept.end()) {
+      cell.detail += ", here and elsewhere";
+      kept.erase(same);
+    }
+    kept.push_back(std::make_shared<const Cell>(std::move(cell)));
   }
   EraseAll(domain);
-}
-
-void PeerTable::Keep(Domain& domain, const Entry& entry, const std::string& why) {
-  Cell cell = *entry.cell;
-  cell.state = State::kUnrevoked;
-  cell.detail = why;
-  cell.since = std::chrono::steady_clock::now();
-  const auto before = std::ranges::find_if(
-      domain.kept, [&](const Kept& kept) { return SameTarget(*kept.cell, cell); });
-  if (before == domain.kept.end()) {
-    domain.kept.push_back({std::make_shared<const Cell>(std::move(cell)), false});
-    return;
-  }
-  before->elsewhere |= before->cell->range != cell.range;
-  if (before->elsewhere) cell.detail += ", here and elsewhere";
-  cell.since = before->cell->since;
-  before->cell = std::make_shared<const Cell>(std::move(cell));
-}
-
-void PeerTable::Revoked(DomainId domain, GuestRange range) {
-  MutexLock lock(mutex_);
-  std::erase_if(domains_.at(domain).kept, [&](const Kept& kept) {
-    return kept.cell->range == range && !kept.elsewhere;
-  });
 }
 
 void PeerTable::Forget(DomainId domain) {
   MutexLock lock(mutex_);
   EraseAll(domain);
-  domains_.at(domain).kept.clear();
 }
 
 P2pMatrix PeerTable::Snapshot(uint64_t generation) const {
@@ -173,7 +142,7 @@ P2pMatrix PeerTable::Snapshot(uint64_t generation) const {
       for (const auto& [id, entry] : piece.entries) domains[id].push_back(entry.cell);
     }
     for (const auto& [id, domain] : domains_) {
-      for (const Kept& kept : domain.kept) domains[id].push_back(kept.cell);
+      for (const CellPtr& cell : domain.kept) domains[id].push_back(cell);
     }
   }
   P2pMatrix matrix;

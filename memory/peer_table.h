@@ -44,15 +44,11 @@ class PeerTable {
   // By address.
   std::vector<GuestRange> Mapped(DomainId domain) const EXCLUDES(mutex_);
 
-  // `domain` may still reach the piece at `start` when that has left, because of `why`. Such a cell
-  // outlives piece and domain. There is one for each piece of a BAR, and one for all of RAM,
-  // however often it happens and wherever.
-  void Keep(DomainId domain, Gpa start, const std::string& why) EXCLUDES(mutex_);
-  // The same of all that `domain` has mapped; it is asked for nothing any more.
-  void KeepAll(DomainId domain, const std::string& why) EXCLUDES(mutex_);
-  // It gave `range` back after all. Nothing where that is not the only place the cell is about.
-  void Revoked(DomainId domain, GuestRange range) EXCLUDES(mutex_);
-  // Nothing is reached through `domain` any more, whatever it kept.
+  // `domain` is lost: it may go on reaching all that it has mapped, and is asked for nothing any
+  // more. Such cells outlive piece and domain. There is one for each piece of a BAR, and one for all
+  // of RAM.
+  void Keep(DomainId domain) EXCLUDES(mutex_);
+  // Nothing is reached through `domain` any more.
   void Forget(DomainId domain) EXCLUDES(mutex_);
 
   // `generation` is for the matrix.
@@ -70,21 +66,13 @@ class PeerTable {
     bool ram = false;
     std::map<DomainId, Entry> entries;
   };
-  struct Kept {
-    CellPtr cell;
-    bool elsewhere = false;  // it happened at other addresses as well
-  };
   struct Domain {
     std::string name;
-    std::vector<Kept> kept;
+    std::vector<CellPtr> kept;
   };
 
   void Set(DomainId domain, const Backing& backing, bool mapped, Cell cell) EXCLUDES(mutex_);
-  // Null where there is none.
-  const Entry* Find(DomainId domain, Gpa start) const REQUIRES(mutex_);
-  void EraseEntry(DomainId domain, Gpa start) REQUIRES(mutex_);
   void EraseAll(DomainId domain) REQUIRES(mutex_);
-  static void Keep(Domain& domain, const Entry& entry, const std::string& why);
 
   mutable Mutex mutex_;
   std::map<DomainId, Domain> domains_ GUARDED_BY(mutex_);

@@ -376,6 +376,24 @@ TEST(VfioUserClient, G7AChildThatDoesNotConfirmAMapIsEndedToo) {
   EXPECT_THAT(machine.space.Peers().cells, IsEmpty());
 }
 
+// Found by a map, before its owner has taken it out.
+TEST(VfioUserClient, G7AChildThatIsFoundDeadIsReapedAndSoGone) {
+  ClientMachine machine;
+  ScriptedServer server([](ScriptedServer& self, Message& message) {
+    if (!Is(message, Command::kReset)) return false;
+    self.HangUp();
+    return true;
+  });
+  auto process = std::make_shared<FakeProcess>();
+  const auto backend =
+      ClientMachine::Connect(server.TakeClientEnd(), Connection::Limits(), process).value();
+  ASSERT_TRUE(backend->JoinBus(machine.space));
+  EXPECT_FALSE(backend->Reset());
+  ASSERT_TRUE(machine.MapPeers());
+  EXPECT_GT(process->kills, 0);
+  EXPECT_THAT(machine.space.Peers().cells, IsEmpty()) << "a dead server has nothing";
+}
+
 // --- Calls and ends --------------------------------------------------------------------------------
 
 TEST(VfioUserClient, AnswersReachTheirCallersInWhateverOrder) {

@@ -35,7 +35,6 @@ bool IsSealed(const std::optional<Backing::Handle>& file) {
 // --- Map and unmap ---------------------------------------------------------------------------------
 
 Result<> VfioUserDomain::CheckMap(GuestRange range) const {
-  if (connection_.broken()) return std::unexpected(Error(ENOTCONN, "the server is lost"));
   const uint64_t page = uint64_t{1} << std::countr_zero(version_.page_sizes);
   if (!IsAligned(range.start.value(), page) || !IsAligned(range.size, page))
     return Fail("it maps multiples of {:#x} bytes only", page);
@@ -52,22 +51,27 @@ DmaDomain::State VfioUserDomain::state() const {
 
 Result<std::string> VfioUserDomain::Map(GuestRange range, const Backing& backing,
                                         Deadline deadline) {
-  TRY(CheckMap(range));
   const bool file = IsSealed(backing.file);
+  const Result<> mapped = MapOrNothing(range, backing, file, deadline);
+  if (mapped) return file ? "fd" : "forwarded";
+  // It may have mapped what it did not confirm, and has what was mapped before.
+  if (connection_.broken()) End();
+  return std::unexpected(mapped.error());
+}
+
+Result<> VfioUserDomain::MapOrNothing(GuestRange range, const Backing& backing, bool file,
+                                      Deadline deadline) {
+  TRY(CheckMap(range));
   {
     // The server may ask as soon as it knows, so the books come first.
     MutexLock lock(mutex_);
     pieces_[range.start] = {range.size, backing.writable, file};
   }
-  const Result<> sent = SendMap(range, backing, file, deadline);
-  if (sent) return file ? "fd" : "forwarded";
-  {
-    MutexLock lock(mutex_);
-    pieces_.erase(range.start);
-  }
-  // It may have mapped what it did not confirm.
-  if (connection_.broken()) End();
-  return std::unexpected(sent.error());
+  Result<> sent = SendMap(range, backing, file, deadline);
+  if (sent) return sent;
+  MutexLock lock(mutex_);
+  pieces_.erase(range.start);
+  return sent;
 }
 
 Result<> VfioUserDomain::SendMap(GuestRange range, const Backing& backing, bool file,

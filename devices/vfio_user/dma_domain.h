@@ -71,6 +71,8 @@ class VfioUserDomain : public DmaDomain {
   };
 
   Result<> CheckMap(GuestRange range) const EXCLUDES(mutex_);
+  Result<> MapOrNothing(GuestRange range, const Backing& backing, bool file, Deadline deadline)
+      EXCLUDES(mutex_);
   Result<> SendMap(GuestRange range, const Backing& backing, bool file, Deadline deadline);
   void Send(UnmapTicket id, Deadline deadline);
   void SendLate();

@@ -1,7 +1,6 @@
 // RecordingDomain: a DmaDomain as strict as its contract. Writes "dma+ A 0x1000", "dma- start A
 // 0x1000" and "dma- done A 0x1000" into a Recorder; where it does not do as asked, "dma+ A 0x1000
-// refused" and "dma- failed", "dma- short", "dma- gone", "dma- lost" or "dma- unrevoked" in place
-// of "dma- done".
+// refused" and "dma- failed", "dma- short", "dma- gone" or "dma- lost" in place of "dma- done".
 //
 // It fails the test where it is called wrongly: an unmap of what is not mapped, a ticket awaited
 // twice or never, a call after it said that it has ended, two calls at a time.
@@ -29,7 +28,7 @@ namespace crossbar::testing {
 
 class RecordingDomain : public DmaDomain {
  public:
-  enum class Answer : uint8_t { kDone, kShort, kFailed, kGone, kLost, kUnrevoked };
+  enum class Answer : uint8_t { kDone, kShort, kFailed, kGone, kLost };
 
   RecordingDomain(Recorder& recorder, std::string name)
       : recorder_(recorder), name_(std::move(name)) {}
@@ -63,11 +62,6 @@ class RecordingDomain : public DmaDomain {
   void Die() EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
     EndAs(State::kGone);
-  }
-  // The same, but that it may still do DMA.
-  void Lose() EXCLUDES(mutex_) {
-    MutexLock lock(mutex_);
-    EndAs(State::kLost);
   }
   // From now on no unmap is answered, until Resume or its deadline; or no map.
   void Stall() EXCLUDES(mutex_) {
@@ -216,7 +210,7 @@ class RecordingDomain : public DmaDomain {
     return how;
   }
   void EndAs(State state) REQUIRES(mutex_) {
-    state_ = std::max(state_, state);
+    if (state_ == State::kServing) state_ = state;
     if (state_ == State::kGone) mapped_.clear();
     changed_.NotifyAll();
   }
@@ -257,9 +251,6 @@ class RecordingDomain : public DmaDomain {
         mapped_.erase(range.start);
         return {Unmapped::State::kDone, bytes, {}};
       }
-      case Answer::kUnrevoked:
-        mapped_.erase(range.start);
-        return {Unmapped::State::kUnrevoked, 0, {}};
       case Answer::kGone:
       case Answer::kLost:
         EndAs(answer == Answer::kGone ? State::kGone : State::kLost);
@@ -289,7 +280,6 @@ class RecordingDomain : public DmaDomain {
       case Answer::kFailed: return "failed";
       case Answer::kGone: return "gone";
       case Answer::kLost: return "lost";
-      case Answer::kUnrevoked: return "unrevoked";
     }
     return "?";
   }

@@ -138,7 +138,6 @@ void Session::CompareMatrix() {
     }
     for (Model::Kept& kept : domain.kept) {
       expected.push_back({kept.range, kept.target, kept.bar, kept.bar_offset, &kept.cell});
-      if (kept.elsewhere) kept.cell.text = "elsewhere";
     }
     std::ranges::sort(expected, {}, [](const ExpectedCell& cell) {
       return std::tuple(cell.range.start, cell.range.size, cell.cell->state, cell.target, cell.bar,
@@ -148,7 +147,7 @@ void Session::CompareMatrix() {
       if (next == matrix.cells.size()) Differ("no cell for {} at {}", domain.name, cell.range);
       CompareCell(matrix.cells[next++], domain.name, cell);
     }
-    if (domain.fake == nullptr || domain.ended()) continue;
+    if (domain.fake == nullptr || domain.ended) continue;
     for (const auto& [start, piece] : model_.live()) {
       if (piece.backing.kind == Backing::Kind::kBar && !domain.bars.contains(start))
         Differ("the model has no cell for {} at {}", domain.name, start);
@@ -171,9 +170,9 @@ void Session::CompareCell(const P2pMatrix::Cell& actual, const std::string& init
       actual.bar_offset != expected.bar_offset) {
     Differ("cell {} at {}: wrong BAR", initiator, actual.range);
   }
-  const bool said = cell.state == State::kMapped
-                        ? actual.detail == cell.text
-                        : actual.detail.contains(cell.text) && !actual.detail.empty();
+  const bool said = cell.state == State::kRefused
+                        ? actual.detail.contains(cell.text) && !actual.detail.empty()
+                        : actual.detail == cell.text;
   if (!said) {
     Differ("cell {} at {}: detail '{}', not '{}'", initiator, actual.range, actual.detail,
            cell.text);

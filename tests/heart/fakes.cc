@@ -129,7 +129,7 @@ Result<std::string> FakeDomain::Map(GuestRange range, const Backing& backing,
     world_.Violation(fmt::format("map {} in {}: p2p=off", range, name()));
   }
   event.outcome = world_.Fate(Kind::kMap, number_, range.start.value());
-  if (event.outcome == Outcome::kGone) Die();
+  if (event.outcome == Outcome::kGone) EndAs(State::kGone);
   const bool hung = event.outcome == Outcome::kHung;
   if (hung) End();
   event.text = "injected";
@@ -201,9 +201,8 @@ DmaDomain::Unmapped FakeDomain::AwaitUnmap(UnmapTicket ticket, Deadline deadline
   event.range = range;
   event.deadline = deadline;
   event.outcome = world_.Fate(Kind::kAwaitUnmap, number_, range.start.value());
-  if (rules_.foreign && event.outcome == Outcome::kHung) event.outcome = Outcome::kUnrevoked;
   if (event.outcome == Outcome::kHung || event.outcome == Outcome::kLost) End();
-  if (event.outcome == Outcome::kGone) Die();
+  if (event.outcome == Outcome::kGone) EndAs(State::kGone);
   if (ended()) event.outcome = Ending();
   const auto mapped = mapped_.find(range.start);
   if (mapped != mapped_.end() && event.outcome == Outcome::kOk) {
@@ -212,9 +211,7 @@ DmaDomain::Unmapped FakeDomain::AwaitUnmap(UnmapTicket ticket, Deadline deadline
     event.bytes = mapped->second.left - kPageSize;
     mapped->second.left = kPageSize;
   }
-  // An unrevoked mapping is the server's to keep or to drop: nobody can tell any more.
-  if (event.outcome == Outcome::kOk || event.outcome == Outcome::kUnrevoked)
-    mapped_.erase(range.start);
+  if (event.outcome == Outcome::kOk) mapped_.erase(range.start);
   Unmapped result;
   result.bytes = event.bytes;
   switch (event.outcome) {
@@ -226,9 +223,6 @@ DmaDomain::Unmapped FakeDomain::AwaitUnmap(UnmapTicket ticket, Deadline deadline
     case Outcome::kHung:
       result.state = Unmapped::State::kEnded;
       break;
-    case Outcome::kUnrevoked:
-      result.state = Unmapped::State::kUnrevoked;
-      break;
     case Outcome::kFailed:
       result.state = Unmapped::State::kFailed;
       result.error = Error(EBUSY, "injected");
@@ -239,8 +233,9 @@ DmaDomain::Unmapped FakeDomain::AwaitUnmap(UnmapTicket ticket, Deadline deadline
 }
 
 void FakeDomain::EndAs(State state) {
-  state_ = std::max(state_, state);
-  if (state_ == State::kGone) mapped_.clear();
+  if (ended()) return;
+  state_ = state;
+  if (state == State::kGone) mapped_.clear();
 }
 
 }  // namespace crossbar::heart

@@ -51,14 +51,11 @@ class FakeDomain : public DmaDomain {
   UnmapTicket StartUnmap(GuestRange range) override;
   Unmapped AwaitUnmap(UnmapTicket ticket, Deadline deadline) override;
 
-  // It ends, by its rules or for sure, and AddressSpace has yet to learn of it.
+  // It ends, and AddressSpace has yet to learn of it.
   void End() { EndAs(rules_.foreign ? State::kLost : State::kGone); }
-  void Die() { EndAs(State::kGone); }
   bool ended() const { return state_ != State::kServing; }
-  bool gone() const { return state_ == State::kGone; }
   bool foreign() const { return rules_.foreign; }
-  // AddressSpace has learned of it, or gave it up: it may only await what it has started, and ask how
-  // it ended where its owner says that it did.
+  // AddressSpace has learned of it, or gave it up: it may only await what it has started.
   void Forbid() { forbidden_ = true; }
   // Why its rules forbid the mapping; nothing where they do not.
   std::optional<std::string> Refuses(GuestRange range, const Backing& backing) const;

@@ -195,9 +195,8 @@ std::vector<Fault> Generator::NewFaults(Rng& rng, bool placing) const {
         break;
       default:
         fault.kind = Kind::kAwaitUnmap;
-        fault.outcome = std::array<Outcome, 6>{
-            Outcome::kFailed, Outcome::kShort, Outcome::kUnrevoked,
-            Outcome::kHung,   Outcome::kGone,  Outcome::kLost}[rng.Below(6)];
+        fault.outcome = std::array<Outcome, 5>{Outcome::kFailed, Outcome::kShort, Outcome::kHung,
+                                               Outcome::kGone, Outcome::kLost}[rng.Below(5)];
         break;
     }
     fault.nth = static_cast<unsigned>(rng.OneIn(3) ? rng.Below(12) : rng.Below(3));

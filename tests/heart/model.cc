@@ -75,17 +75,14 @@ bool Model::ReadState(Domain& domain, Cursor& cursor) {
 }
 
 void Model::End(Domain& domain, DmaDomain::State state) {
-  if (state <= domain.known) return;
   if (state == DmaDomain::State::kGone) {
-    // A server that is gone reaches nothing any more, whatever it answered before.
-    coverage_.Count(domain.ended() ? "domain gone after it was lost" : "domain gone");
-    domain.kept.clear();
+    coverage_.Count("domain gone");
   } else {
     // One that only does not answer reaches all that it was ever given.
-    coverage_.Count(domain.mapped.empty() ? "domain lost, with nothing" : "domain lost");
-    for (const Gpa start : domain.mapped) Keep(domain, start, "lost");
+    coverage_.Count("domain lost");
+    for (const Gpa start : domain.mapped) Keep(domain, start);
   }
-  domain.known = state;
+  domain.ended = true;
   domain.mapped.clear();
   domain.bars.clear();
   stuck_.erase(domain.fake->number());
@@ -93,7 +90,7 @@ void Model::End(Domain& domain, DmaDomain::State state) {
   changed_ = true;
 }
 
-void Model::Keep(Domain& domain, Gpa start, const char* why) {
+void Model::Keep(Domain& domain, Gpa start) {
   const auto placing = placing_.find(start);
   const Live& piece = placing != placing_.end() ? placing->second : live_.at(start);
   Kept kept;
@@ -105,17 +102,15 @@ void Model::Keep(Domain& domain, Gpa start, const char* why) {
     kept.bar_offset = piece.backing.bar_offset;
   }
   kept.range = piece.range;
-  kept.cell = Cell{State::kUnrevoked, why, {}};
-  changed_ = true;
+  kept.cell = Cell{State::kUnrevoked, "the server is lost", {}};
   for (Kept& before : domain.kept) {
     if (before.target != kept.target || before.bar != kept.bar ||
         before.bar_offset != kept.bar_offset) {
       continue;
     }
-    // What it kept before of the same memory is the same thing.
-    coverage_.Count("kept before too");
-    kept.elsewhere = before.elsewhere || before.range != kept.range;
-    kept.cell.since = before.cell.since;
+    // The same memory at another place.
+    coverage_.Count("kept elsewhere too");
+    kept.cell.text = "the server is lost, here and elsewhere";
     before = kept;
     return;
   }
@@ -194,7 +189,7 @@ void Model::EndDomain(FakeDomain& fake, Cursor& cursor) {
   may_count_ = true;
   Domain* domain = FindDomain(fake.number());
   if (domain == nullptr) Differ("the model has lost {}", fake.name());
-  coverage_.Count(domain->ended()          ? "ended domain left"
+  coverage_.Count(domain->ended            ? "ended domain left"
                   : domain->mapped.empty() ? "empty domain left"
                                            : "domain left");
   std::vector<Unmap> unmaps;
@@ -204,24 +199,6 @@ void Model::EndDomain(FakeDomain& fake, Cursor& cursor) {
   ReadUnmaps(unmaps, 0, cursor);
   cursor.End();
   Leave(*domain);
-}
-
-void Model::NoteEnd(FakeDomain& fake, Cursor& cursor) {
-  Domain* domain = FindDomain(fake.number());
-  if (domain == nullptr) Differ("the model has lost {}", fake.name());
-  if (ReadState(*domain, cursor)) Differ("{} serves", fake.name());
-  cursor.End();
-}
-
-void Model::NoteRevoked(FakeDomain& fake, GuestRange range) {
-  may_count_ = true;
-  Domain* domain = FindDomain(fake.number());
-  if (domain == nullptr) Differ("the model has lost {}", fake.name());
-  const size_t taken_back = std::erase_if(domain->kept, [&](const Kept& kept) {
-    return kept.range == range && !kept.elsewhere;
-  });
-  coverage_.Count(taken_back != 0 ? "late reply" : "late reply, of no use");
-  changed_ = taken_back != 0;
 }
 
 size_t Model::BeginDemotion(Cursor& cursor) {

@@ -50,7 +50,7 @@ class Model {
 
   struct Cell {
     P2pMatrix::Cell::State state = P2pMatrix::Cell::State::kMapped;
-    std::string text;                        // what `detail` is (mapped), or holds (refused)
+    std::string text;                        // what `detail` is, or holds (refused)
     std::optional<Clock::time_point> since;  // once it was seen
   };
   // What a foreign server may still reach: all of one piece of a BAR, or RAM.
@@ -58,18 +58,16 @@ class Model {
     std::string target;
     uint8_t bar = 0;
     uint64_t bar_offset = 0;
-    GuestRange range;        // the last it was about
-    bool elsewhere = false;  // and not the only one
+    GuestRange range;  // the last of several
     Cell cell;
   };
   struct Domain {
     FakeDomain* fake = nullptr;  // none once it has left
     std::string name;
-    DmaDomain::State known = DmaDomain::State::kServing;
+    bool ended = false;
     std::set<Gpa> mapped;
     std::map<Gpa, Cell> bars;
     std::vector<Kept> kept;
-    bool ended() const { return known != DmaDomain::State::kServing; }
   };
   struct Live {
     uint64_t record = 0;
@@ -91,8 +89,6 @@ class Model {
   void Zap(const std::set<uint64_t>& ids, Cursor& cursor);
   bool AddDomain(FakeDomain& fake, Cursor& cursor);
   void EndDomain(FakeDomain& fake, Cursor& cursor);
-  void NoteEnd(FakeDomain& fake, Cursor& cursor);
-  void NoteRevoked(FakeDomain& fake, GuestRange range);
   // How many pieces trap.
   size_t BeginDemotion(Cursor& cursor);
   void EndDemotion(Cursor& cursor);
@@ -145,11 +141,10 @@ class Model {
   void PlaceClaims(Cursor& cursor);
   void ReadUnmaps(const std::vector<Unmap>& unmaps, size_t stuck_pins, Cursor& cursor);
   void ReadRemovals(std::set<uint32_t> slots, std::vector<IoEvent> events, Cursor& cursor);
-  void ReadAdd(const Event& event, Gpa start, bool& ok);
   // Reads what the domain says of its state, and whether it serves.
   bool ReadState(Domain& domain, Cursor& cursor);
   void End(Domain& domain, DmaDomain::State state);
-  void Keep(Domain& domain, Gpa start, const char* why);
+  void Keep(Domain& domain, Gpa start);
   void Leave(Domain& domain);
   Domain* FindDomain(int number);
 

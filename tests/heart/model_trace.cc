@@ -104,7 +104,7 @@ bool Model::PlaceSlots(Attempt& attempt, Cursor& cursor) {
 bool Model::PlaceDma(Attempt& attempt, Cursor& cursor) {
   std::vector<std::pair<int, const AddressSpace::Piece*>> wanted;
   for (Domain& domain : domains_) {
-    if (domain.fake == nullptr || domain.ended()) continue;
+    if (domain.fake == nullptr || domain.ended) continue;
     for (const AddressSpace::Piece& piece : attempt.placement.pieces) {
       if (piece.backing.peers_may_map) {
         wanted.emplace_back(domain.fake->number(), &piece);
@@ -130,7 +130,7 @@ bool Model::PlaceDma(Attempt& attempt, Cursor& cursor) {
     wanted.erase(want);
     Domain& domain = *FindDomain(event.domain);
     const bool go_on = PlaceDmaPiece(event, piece, domain, cursor);
-    if (domain.ended()) {
+    if (domain.ended) {
       // What it had mapped of this placement went with it.
       std::erase_if(wanted, [&](const auto& other) { return other.first == event.domain; });
       std::erase_if(attempt.mapped,
@@ -327,11 +327,6 @@ void Model::ReadUnmaps(const std::vector<Unmap>& unmaps, size_t stuck_pins, Curs
           if (std::exchange(other.given_up, false)) --given_up;
         }
         break;
-      case Outcome::kUnrevoked:
-        coverage_.Count("unmap: unrevoked");
-        Keep(domain, item.unmap.range.start, "give it back");
-        item.settled = true;
-        break;
       case Outcome::kShort:
       case Outcome::kFailed:
         if (item.attempts < tries_) break;
@@ -342,7 +337,7 @@ void Model::ReadUnmaps(const std::vector<Unmap>& unmaps, size_t stuck_pins, Curs
         ++given_up;
         break;
     }
-    if (item.settled && !item.given_up && !domain.ended())
+    if (item.settled && !item.given_up && !domain.ended)
       domain.mapped.erase(item.unmap.range.start);
   }
   // A mapping that could not be taken away stands until nobody tries any more: if its domain is lost

@@ -210,39 +210,6 @@ void Session::DoEndDomain(Rng& rng) {
   End();
 }
 
-void Session::DoNoteEnd(Rng& rng) {
-  if (members_.empty()) return DoLookups(rng);
-  Member& member = members_[rng.Below(members_.size())];
-  coverage_.Count("op: note end");
-  Begin(fmt::format("domain {} ends", member.fake->number()));
-  if (rng.OneIn(3)) {
-    member.fake->Die();
-  } else {
-    member.fake->End();
-  }
-  member.handle.NoteEnd();
-  Cursor cursor(world_.trace);
-  model_.NoteEnd(*member.fake, cursor);
-  End();
-}
-
-// A server answers late, of what it kept or of anything else.
-void Session::DoNoteRevoked(Rng& rng) {
-  if (members_.empty()) return DoLookups(rng);
-  Member& member = members_[rng.Below(members_.size())];
-  GuestRange range{generator_.AnyGpa(rng), kPageSize};
-  for (const Model::Domain& domain : model_.domains()) {
-    if (domain.fake != member.fake.get() || domain.kept.empty()) continue;
-    range = domain.kept[rng.Below(domain.kept.size())].range;
-  }
-  coverage_.Count("op: note revoked");
-  Begin(fmt::format("domain {} has given back {}", member.fake->number(), range.start));
-  member.handle.NoteRevoked(range);
-  ExpectNoCalls();
-  model_.NoteRevoked(*member.fake, range);
-  End();
-}
-
 void Session::DoEndUnseen(Rng& rng) {
   if (members_.empty()) return DoLookups(rng);
   Member& member = members_[rng.Below(members_.size())];
@@ -349,7 +316,7 @@ void Session::DoNothing(Rng& rng) {
   AddressSpace::Mapping other;
   AddressSpace::DomainHandle none;
   const std::array<AddressSpace::Mapping*, 2> both = {&empty, &other};
-  switch (rng.Below(5)) {
+  switch (rng.Below(4)) {
     case 0:
       space_->Zap(both);
       break;
@@ -359,12 +326,8 @@ void Session::DoNothing(Rng& rng) {
     case 2:
       empty = std::move(other);
       break;
-    case 3:
-      none.Reset();
-      break;
     default:
-      none.NoteEnd();
-      none.NoteRevoked({Gpa(0), kPageSize});
+      none.Reset();
       break;
   }
   if (empty.live() || empty.held()) Differ("an empty handle is live or held");

@@ -47,10 +47,8 @@ void Session::Step(uint64_t n) {
   if (draw < 64) return DoDrop(rng);
   if (draw < 69) return DoAddDomain(rng);
   if (draw < 72) return DoEndDomain(rng);
-  if (draw < 73) return DoNoteEnd(rng);
   if (draw < 74) return DoEndUnseen(rng);
   if (draw < 75) return DoAssignDomain(rng);
-  if (draw < 76) return DoNoteRevoked(rng);
   if (draw < 78) return DoBeginDemotion(rng);
   if (draw < 81) return DoEndDemotion(rng);
   if (draw < 85) return DoPin(rng);

@@ -58,8 +58,6 @@ class Session {
   void DoDrop(Rng& rng);
   void DoAddDomain(Rng& rng);
   void DoEndDomain(Rng& rng);
-  void DoNoteEnd(Rng& rng);
-  void DoNoteRevoked(Rng& rng);
   void DoEndUnseen(Rng& rng);
   void DoAssignDomain(Rng& rng);
   void DoBeginDemotion(Rng& rng);

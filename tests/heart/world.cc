@@ -31,8 +31,7 @@ uint64_t Rng::Next() {
 }
 
 std::string Event::ToString() const {
-  static constexpr const char* kOutcomes[] = {"ok",   "FAILED",    "SHORT", "GONE",
-                                              "LOST", "UNREVOKED", "HUNG"};
+  static constexpr const char* kOutcomes[] = {"ok", "FAILED", "SHORT", "GONE", "LOST", "HUNG"};
   const char* end = kOutcomes[static_cast<size_t>(outcome)];
   switch (kind) {
     case Kind::kSlotAdd:

@@ -45,7 +45,7 @@ struct Event {
     kUnsafe,
   };
   // kHung: a call that nobody answers in time. What becomes of the domain is its to say (kState).
-  enum class Outcome : uint8_t { kOk, kFailed, kShort, kGone, kLost, kUnrevoked, kHung };
+  enum class Outcome : uint8_t { kOk, kFailed, kShort, kGone, kLost, kHung };
 
   explicit Event(Kind what, int domain_number = -1) : kind(what), domain(domain_number) {}
 
