@@ -32,8 +32,8 @@ static_assert(kHeaderOffset == 0x1f1 && kHeaderLimit == 0x290 && sizeof(boot_par
 Result<boot_params> ReadSetup(const ImageFile& kernel, std::span<const std::byte> head) {
   const size_t end = kHeaderBase + std::to_integer<size_t>(head[kHeaderSizeByte]);
   if (end > head.size()) {
-    return Fail("kernel '{}' is truncated: {:#x} bytes end within its setup header", kernel.name(),
-                kernel.size());
+    return Fail("kernel '{}' is truncated: {:#x} bytes end within its setup header; copy it again",
+                kernel.name(), kernel.size());
   }
   boot_params params{};
   const std::span<const std::byte> copied =
@@ -69,8 +69,9 @@ Result<Payload> FindPayload(const ImageFile& kernel, const setup_header& header)
   const uint64_t expected = uint64_t{header.syssize} * 16;
   // syssize rounds up to paragraphs.
   if (payload.offset + std::max(expected, kEntryOffset + 16) > kernel.size() + 15) {
-    return Fail("kernel '{}' is truncated: it has {:#x} bytes and its header announces {:#x}",
-                kernel.name(), kernel.size(), payload.offset + expected);
+    return Fail(
+        "kernel '{}' is truncated: it has {:#x} bytes and its header announces {:#x}; copy it again",
+        kernel.name(), kernel.size(), payload.offset + expected);
   }
   payload.size = kernel.size() - payload.offset;
   return payload;
@@ -162,7 +163,15 @@ Result<> WriteGdt(const GuestRam& ram) {
   return ram.WriteObject(x86_layout::kGdt.start, kGdt);
 }
 
-Result<> CheckRequest(const LoadRequest& request, const setup_header& header) {
+struct Checked {
+  boot_params params;
+  Payload payload;
+};
+
+// What needs no RAM to be told.
+Result<Checked> Check(const LoadRequest& request, std::span<const std::byte> head) {
+  const boot_params params = TRY(ReadSetup(*request.kernel, head));
+  const setup_header& header = params.hdr;
   if (!request.modules.empty()) {
     return Fail("kernel '{}' is a bzImage, which takes no modules; put the files into the initrd",
                 request.kernel->name());
@@ -171,7 +180,7 @@ Result<> CheckRequest(const LoadRequest& request, const setup_header& header) {
     return Fail("the command line has {} characters, and kernel '{}' takes at most {}; shorten it",
                 request.command_line.size(), request.kernel->name(), uint32_t{header.cmdline_size});
   }
-  return {};
+  return Checked{params, TRY(FindPayload(*request.kernel, header))};
 }
 
 }  // namespace
@@ -187,12 +196,14 @@ bool LooksLikeBzImage(std::span<const std::byte> head) {
   return boot_flag == kBootFlag && magic == kHeaderMagic;
 }
 
+Result<> CheckBzImage(const LoadRequest& request, std::span<const std::byte> head) {
+  TRY(Check(request, head));
+  return {};
+}
+
 Result<LoadedGuest> LoadBzImage(LoadContext& context, std::span<const std::byte> head) {
   const LoadRequest& request = context.request();
-  const ImageFile& kernel = *request.kernel;
-  boot_params params = TRY(ReadSetup(kernel, head));
-  TRY(CheckRequest(request, params.hdr));
-  const Payload payload = TRY(FindPayload(kernel, params.hdr));
+  auto [params, payload] = TRY(Check(request, head));
   TRY(context.ReserveLowMemory(std::array{x86_layout::kGdt, x86_layout::kBootInfo,
                                           x86_layout::kPageTables, x86_layout::kStrings}));
   LoadedGuest guest;

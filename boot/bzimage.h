@@ -14,6 +14,8 @@ namespace crossbar {
 // `head` is the start of the file.
 bool LooksLikeBzImage(std::span<const std::byte> head);
 
+// What LoadBzImage would refuse whatever the RAM.
+Result<> CheckBzImage(const LoadRequest& request, std::span<const std::byte> head);
 Result<LoadedGuest> LoadBzImage(LoadContext& context, std::span<const std::byte> head);
 
 }  // namespace crossbar

@@ -101,7 +101,8 @@ Result<> ReadNotes(const ImageFile& file, uint64_t offset, uint64_t size, uint64
     if (note->name != "Xen" || note->type != kXenPhys32Entry) continue;
     const size_t width = note->descriptor.size();
     if (width != 4 && width != 8) {
-      return Fail("'{}' has a PVH entry note of {} bytes; it must have 4 or 8", file.name(), width);
+      return Fail("'{}' has a PVH entry note of {} bytes; it must have 4 or 8; correct it", file.name(),
+                  width);
     }
     uint64_t entry = 0;  // little-endian, so the low half comes first
     std::memcpy(&entry, note->descriptor.data(), width);

@@ -11,13 +11,17 @@ namespace crossbar {
 Result<> ImageFile::ReadAt(uint64_t offset, std::span<std::byte> out) const {
   if (out.empty()) return {};  // of a segment that is all bss the offset means nothing
   if (offset > size_ || out.size() > size_ - offset) {
-    return Fail("'{}' is truncated: it has {:#x} bytes, and {:#x} at offset {:#x} are needed",
-                name_, size_, out.size(), offset);
+    return Fail(
+        "'{}' is truncated: it has {:#x} bytes, and {:#x} at offset {:#x} are needed; copy it again",
+        name_, size_, out.size(), offset);
   }
   while (!out.empty()) {
     const size_t n =
         TRY(Within(ReadSome(offset, out), [&] { return fmt::format("cannot read '{}'", name_); }));
-    if (n == 0) return Fail("'{}' was cut to {:#x} bytes while it was read", name_, offset);
+    if (n == 0) {
+      return Fail("'{}' was cut to {:#x} bytes while it was read; wait until it is written", name_,
+                  offset);
+    }
     offset += n;
     out = out.subspan(n);
   }

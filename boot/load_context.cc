@@ -39,7 +39,7 @@ Result<> LoadContext::ReserveLowMemory(std::span<const GuestRange> structures) {
 
 Result<GuestRange> LoadContext::LoadKernel(std::span<const KernelSegment> segments) {
   const ImageFile& kernel = *request_.kernel;
-  if (segments.empty()) return Fail("kernel '{}' has nothing to load", kernel.name());
+  if (segments.empty()) return Fail("kernel '{}' has nothing to load; link it", kernel.name());
   // All are placed before any is read, so that a kernel that does not fit leaves RAM alone.
   Gpa first = segments[0].target.start, last = first;
   for (size_t i = 0; i < segments.size(); ++i) {
@@ -63,7 +63,7 @@ Result<> LoadContext::ReadSegment(const KernelSegment& segment) {
 
 Result<GuestRange> LoadContext::LoadModule(const ImageFile& file, std::string_view kind,
                                            GuestRange bounds) {
-  if (file.size() == 0) return Fail("{} '{}' is empty", kind, file.name());
+  if (file.size() == 0) return Fail("{} '{}' is empty; check how it was made", kind, file.name());
   const GuestRange range = TRY(placement_.ClaimHighest(file.size(), kPageSize, bounds,
                                                        fmt::format("{} '{}'", kind, file.name())));
   TRY(file.ReadAt(0, TRY(ram_.At(range))));

@@ -96,8 +96,9 @@ const char* FormatName(KernelFormat format) {
   return "?";
 }
 
-Result<KernelFormat> RecognizeKernel(const ImageFile& kernel) {
-  return TRY(Recognize(kernel)).format;
+Result<> CheckKernel(const LoadRequest& request) {
+  const Recognized kernel = TRY(Recognize(*request.kernel));
+  return kernel.format == KernelFormat::kBzImage ? CheckBzImage(request, kernel.head) : Result<>();
 }
 
 Result<LoadedGuest> LoadGuest(const GuestRam& ram, const PlatformInfo& platform,

@@ -52,9 +52,9 @@ struct LoadedGuest {
   std::vector<GuestRange> modules;  // the initrd first, the device tree last
 };
 
-// What LoadGuest would take it for; the error says why it is no kernel, and the next step. Needs no
-// RAM, so that a wrong file is found before there is any.
-Result<KernelFormat> RecognizeKernel(const ImageFile& kernel);
+// Whether the kernel is one that LoadGuest knows and, of a bzImage, goes with the rest of the request.
+// Needs no RAM, so that a wrong file is found before there is any.
+Result<> CheckKernel(const LoadRequest& request);
 
 Result<LoadedGuest> LoadGuest(const GuestRam& ram, const PlatformInfo& platform,
                               const LoadRequest& request);

@@ -142,8 +142,9 @@ Result<Plan> MakePlan(const ImageFile& kernel, const MultibootHeader& header, co
     return Plan{{segment}, Gpa(header.entry)};
   }
   if (elf == nullptr) {
-    return Fail("Multiboot kernel '{}' is no ELF file and has no addresses (header flag bit 16)",
-                kernel.name());
+    return Fail(
+        "Multiboot kernel '{}' is no ELF file and has no addresses (header flag bit 16); give it either",
+        kernel.name());
   }
   if (elf->is_64) {
     return Fail("Multiboot kernel '{}' is an ELF64 file; convert it: objcopy -O elf32-i386",

@@ -242,7 +242,7 @@ TEST(Pvh, SaysWhichModuleDoesNotFit) {
             "initrd 'initrd.img' needs 0xf00000 bytes, and 0x100000-0xbfffffff has no free RAM of "
             "that size (RAM is 20 MiB); give the guest more memory (--memory)");
   request.initrd = &empty;
-  EXPECT_EQ(machine.Load(request).error().ToString(), "initrd 'none' is empty");
+  EXPECT_EQ(machine.Load(request).error().ToString(), "initrd 'none' is empty; check how it was made");
   request.initrd = nullptr;
   const MemoryImage small("m", big.span().first(1));
   request.modules.assign(129, {&small, ""});

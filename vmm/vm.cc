@@ -141,7 +141,6 @@ Result<std::unique_ptr<Vm>> Vm::Create(const RunOptions& options, StartupPhases&
 Result<Vm::Images> Vm::Images::Open(const RunOptions& options) {
   Images images;
   images.kernel = TRY(Within(FdImage::Open(options.kernel), [] { return "--kernel"; }));
-  TRY(RecognizeKernel(*images.kernel));
   if (!options.initrd.empty())
     images.initrd = TRY(Within(FdImage::Open(options.initrd), [] { return "--initrd"; }));
   for (const RunOptions::Module& module : options.modules) {
@@ -152,7 +151,18 @@ Result<Vm::Images> Vm::Images::Open(const RunOptions& options) {
     }
     images.modules.push_back(TRY(std::move(file)));
   }
+  TRY(CheckKernel(images.Request(options)));
   return images;
+}
+
+LoadRequest Vm::Images::Request(const RunOptions& options) const {
+  LoadRequest request;
+  request.kernel = kernel.get();
+  request.initrd = initrd.get();
+  request.command_line = options.command_line;
+  for (size_t i = 0; i < modules.size(); ++i)
+    request.modules.push_back({modules[i].get(), options.modules[i].arguments});
+  return request;
 }
 
 Result<> Vm::MapRam() {
@@ -196,12 +206,7 @@ Result<> Vm::MakeVcpus() {
 
 Result<> Vm::LoadAndEnter(bool fresh) {
   if (passthrough_ != nullptr) TRY(passthrough_->AssignResources());
-  LoadRequest request;
-  request.kernel = images_.kernel.get();
-  request.initrd = images_.initrd.get();
-  request.command_line = options_.command_line;
-  for (size_t i = 0; i < images_.modules.size(); ++i)
-    request.modules.push_back({images_.modules[i].get(), options_.modules[i].arguments});
+  LoadRequest request = images_.Request(options_);
   request.ram_is_zero = fresh;
   request.rsdp = TRY(WriteAcpiTables(ram_, platform_));
   TRY(WriteResetVector(ram_, platform_.power));
@@ -266,14 +271,12 @@ Result<StopRequest> Vm::Run() {
   }));
   while (true) {
     TRY(StartVcpus());
-    const Result<> served = loop_.Run();
-    // A vCPU that waits for room in the console's pipe looks for this, and for nothing else.
-    if (!served)
+    // A vCPU that waits for room in the console's pipe looks for a request, and for nothing else.
+    if (const Result<> served = loop_.Run(); !served)
       stop_.Request(StopRequest::Reason::kHostError, ExitStatus::kHostError, served.error().message());
     CutPeersIfUnsafe();
     StopVcpus();
     CutPeersIfUnsafe();  // a zap may have failed, or a vCPU have switched it on again, meanwhile
-    TRY(served);
     StopRequest request = stop_.Take();
     if (request.reason != StopRequest::Reason::kReboot) return request;
     static RateLimit limit;

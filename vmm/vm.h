@@ -58,6 +58,8 @@ class Vm {
  private:
   struct Images {
     static Result<Images> Open(const RunOptions& options);
+    // What the options and the files ask for, without what the machine adds.
+    LoadRequest Request(const RunOptions& options) const;
     std::unique_ptr<FdImage> kernel;
     std::unique_ptr<FdImage> initrd;  // may be absent
     std::vector<std::unique_ptr<FdImage>> modules;

@@ -24,7 +24,7 @@
 // One block of this size and alignment per CPU. Its first word points to the CPU's record
 // (lib/cpu.h); the ring-3 stack grows down from its middle, the ring-0 stack from its end.
 #define CPU_STACK_SIZE 16384
-#define MAX_CPUS 64
+#define MAX_CPUS 254
 
 // The entry code of vector V is at TRAP_STUBS + V * 16: known before linking, so that the IDT is
 // data. link.ld places and asserts it.

@@ -184,11 +184,12 @@ class Output(Case):
             self.assertEqual((outcome.status, outcome.err), (STOPPED, ""), outcome)
 
     def test_that_nobody_reads_does_not_hold_up_the_end_where_signals_cannot_be_taken(self):
-        session, _ = self.start_into_a_full_pipe("--failpoint", "read#1=EIO")
+        session, _ = self.start_into_a_full_pipe("--failpoint", "read#1=EIO*1", "--report", "report.json")
         session.signal(signal.SIGTERM)
         outcome = session.finish(20)
         self.assertEqual(outcome.status, HOST_ERROR, outcome)
-        self.assertRegex(outcome.err, r"\Acrossbar: cannot take signals: [^\n]*\n\Z")
+        self.assertRegex(outcome.err, r"\Acrossbar: host-error: cannot take signals: [^\n]*\n\Z")
+        self.assertEqual(self.last_report()["end"]["reason"], "host-error")
 
     def test_that_nobody_reads_any_more_does_not_hold_up_the_guest(self):
         reader, writer = os.pipe()
@@ -384,7 +385,7 @@ class Terminal(Case):
         session = self.echo("--failpoint", "read#1=EIO")
         session.signal(signal.SIGTERM)
         outcome = self.assert_restored(session, HOST_ERROR)
-        self.assertRegex(outcome.err, r"\Acrossbar: cannot take signals: [^\n]*\n\Z")
+        self.assertRegex(outcome.err, r"\Acrossbar: host-error: cannot take signals: [^\n]*\n\Z")
 
     def test_is_restored_while_job_control_stops_us(self):
         session = self.echo()

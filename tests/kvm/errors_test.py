@@ -11,7 +11,7 @@ import struct
 import unittest
 
 from program import (CRASH, HOST_ERROR, PROGRAM, SANITIZER, SUCCESS, USAGE, Case, debug_exit, drop_devices, guest, limits,
-                     pvh_image)
+                     bz_image, pvh_image)
 
 HELLO = guest("hello")
 SEE_HELP = "see crossbar run --help"
@@ -194,6 +194,9 @@ class Cpus(Errors):
     def test_that_are_too_many(self):
         for count in (255, 300, 1025, 100000):
             self.refused(USAGE, (f"--cpus: {count} is", "at most 254", SEE_HELP), "run", "--kernel", HELLO, "--cpus", count)
+        # A KVM that does not say how many it takes is taken for one of 4 (KVM API, KVM_CAP_MAX_VCPUS).
+        self.refused(HOST_ERROR, ("--cpus: 5 is more than this host's KVM allows", "at most 4"), "run", "--kernel", HELLO,
+                     "--cpus", 5, "--failpoint", "KVM_CHECK_EXTENSION#7=EIO*1")
 
 
     @unittest.skipIf(SANITIZER, "a sanitizer needs the address space")
@@ -446,9 +449,14 @@ class Order(Errors):
     """What is cheap to refuse is refused before RAM is made and touched."""
 
     def test_of_inputs_before_RAM(self):
+        self.write("bzImage", bz_image())
+        self.write("cut", bz_image()[:0x1000])
         for words, *arguments in (("'missing'", "--kernel", "missing"), ("PVH note", "--kernel", PROGRAM),
                                   ("'missing'", "--kernel", HELLO, "--initrd", "missing"),
                                   ("'missing'", "--kernel", HELLO, "--module", "missing"),
+                                  ("'cut' is truncated", "--kernel", "cut"),
+                                  ("takes no modules", "--kernel", "bzImage", "--module", HELLO),
+                                  ("takes at most 255", "--kernel", "bzImage", "--cmdline", "x" * 256),
                                   ("missing/x", "--kernel", HELLO, "--console", "file:missing/x"),
                                   ("missing/x", "--kernel", HELLO, "--report", "missing/x")):
             self.refused(HOST_ERROR, words, "run", *arguments, "--prefault", "--failpoint", "memfd_create=EIO")
