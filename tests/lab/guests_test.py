@@ -8,12 +8,13 @@ from machine import KERNEL, Case, timeout
 
 KERNELS = ("debian-6.1", "debian-6.1-cloud", "debian-6.12", "debian-6.12-cloud", "debian-7", "debian-7-cloud", "iommufd")
 
-# boot FILE ARGUMENT...: what the guest wrote on its console, and Crossbar's status: a pipe's is that of what fails in it.
+# boot FILE ARGUMENT...: what the guest wrote on its console, and Crossbar's status: a pipe's is that of what fails in it. A
+# guest that hangs, as one does now and then (docs/decisions/010), is stopped after $PATIENCE seconds.
 BOOT = """
 set -o pipefail
 boot() {
   image=$1; shift
-  crossbar run --kernel $image --initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'
+  timeout ${PATIENCE:-150} crossbar run --kernel $image --initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'
 }
 guest() { boot $1 --cpus $2 --memory $3 --cmdline 'console=ttyS0 quiet lab_run="poweroff -f"' | grep '^guest:'; }
 """
@@ -40,7 +41,7 @@ QEMU_FILES = ("bios-256k.bin", "linuxboot_dma.bin", "pvh.bin", "kvmvapic.bin")
 # `machine` is for a subshell: it becomes QEMU.
 QEMU = """
 machine() {
-  exec ./qemu-system-x86_64 -L data -accel kvm -machine q35 -cpu host -m 256 -nodefaults -display none -serial stdio \
+  exec timeout ${PATIENCE:-150} ./qemu-system-x86_64 -L data -accel kvm -machine q35 -cpu host -m 256 -nodefaults -display none -serial stdio \
     -monitor none -no-reboot "$@"
 }
 qemu() { image=$1; shift; machine -kernel $image -initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'; }
