@@ -143,7 +143,7 @@ Result<Plan> MakePlan(const ImageFile& kernel, const MultibootHeader& header, co
   }
   if (elf == nullptr) {
     return Fail(
-        "Multiboot kernel '{}' is no ELF file and has no addresses (header flag bit 16); give it either",
+        "Multiboot kernel '{}' is no ELF file and has no addresses (header flag bit 16); link it as ELF",
         kernel.name());
   }
   if (elf->is_64) {

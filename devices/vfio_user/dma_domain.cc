@@ -45,8 +45,7 @@ Result<> VfioUserDomain::CheckMap(GuestRange range) const {
 }
 
 DmaDomain::State VfioUserDomain::state() const {
-  if (gone_.load(std::memory_order_acquire)) return State::kGone;
-  return connection_.broken() ? State::kLost : State::kServing;
+  return state_.load(std::memory_order_acquire);
 }
 
 Result<std::string> VfioUserDomain::Map(GuestRange range, const Backing& backing,
@@ -171,7 +170,9 @@ void VfioUserDomain::Settle(Ticket& ticket, Deadline deadline) {
 }
 
 void VfioUserDomain::End() {
-  if (process_ && process_->KillAndReap()) gone_.store(true, std::memory_order_release);
+  if (state() != State::kServing) return;
+  const bool reaped = process_ && process_->KillAndReap();
+  state_.store(reaped ? State::kGone : State::kLost, std::memory_order_release);
 }
 
 // --- The server's own accesses ---------------------------------------------------------------------

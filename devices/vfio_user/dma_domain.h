@@ -93,7 +93,7 @@ class VfioUserDomain : public DmaDomain {
   const std::shared_ptr<ServerProcess> process_;
 
   std::atomic<AddressSpace*> space_ = nullptr;
-  std::atomic<bool> gone_ = false;  // the process is reaped
+  std::atomic<State> state_ = State::kServing;  // changed once, where a map or an unmap finds the connection broken
 
   // Of the one thread that maps and unmaps at a time (AddressSpace's lock).
   std::map<UnmapTicket, Ticket> tickets_;

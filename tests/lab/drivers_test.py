@@ -19,7 +19,7 @@ job() {
 }
 vm() {
   name=$1 image=$2 words=$3; shift 3
-  timeout 120 crossbar run --kernel $image --initrd $name.initrd --memory 256M --report $name.report \\
+  timeout 75 crossbar run --kernel $image --initrd $name.initrd --memory 256M --report $name.report \\
     --cmdline "console=ttyS0 quiet $words lab_run=\\"sh /job\\"" "$@" >$name.console 2>$name.err
   echo "status $?" >>$name.console
 }
@@ -96,7 +96,7 @@ class Drivers(Case):
         wrote, read = re.search(r"^p2p ([0-9a-f]{64})  - ([0-9a-f]{64})", text, re.MULTILINE).groups()
         self.assertEqual(wrote == read, right, text)
 
-    @timeout(300)
+    @timeout(500)
     def test_nics_display_and_p2p_between_disks(self):
         """Two guests: e1000e to igb, and in the first a display and two NVMe disks; a third is the negative control."""
         one = job("one", "up 2\n" + self.PAINT + self.PEER_READ + "receive\ninterrupts $(nic)")

@@ -38,13 +38,16 @@ end() { wait $crossbar; echo "status $?"; }
 """
 
 QEMU_FILES = ("bios-256k.bin", "linuxboot_dma.bin", "pvh.bin", "kvmvapic.bin")
-# `machine` is for a subshell: it becomes QEMU.
+# `machine` is for a subshell: it becomes QEMU, within $LIMIT.
 QEMU = """
 machine() {
-  exec timeout ${PATIENCE:-150} ./qemu-system-x86_64 -L data -accel kvm -machine q35 -cpu host -m 256 -nodefaults -display none -serial stdio \
+  exec $LIMIT ./qemu-system-x86_64 -L data -accel kvm -machine q35 -cpu host -m 256 -nodefaults -display none -serial stdio \
     -monitor none -no-reboot "$@"
 }
-qemu() { image=$1; shift; machine -kernel $image -initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'; }
+qemu() {
+  image=$1; shift
+  (LIMIT="timeout ${PATIENCE:-150}"; machine -kernel $image -initrd $LAB_INITRD "$@") </dev/null | tr -d '\\r'
+}
 """
 
 
