@@ -10,8 +10,8 @@ import stat
 import struct
 import unittest
 
-from program import (CRASH, HOST_ERROR, PROGRAM, SANITIZER, SUCCESS, USAGE, Case, debug_exit, drop_devices, guest, limits,
-                     bz_image, pvh_image)
+from program import (CRASH, HOST_ERROR, PROGRAM, SANITIZER, SUCCESS, USAGE, Case, bz_image, debug_exit, drop_devices, guest,
+                     limits, pvh_image)
 
 HELLO = guest("hello")
 SEE_HELP = "see crossbar run --help"
