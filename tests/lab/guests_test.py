@@ -14,7 +14,7 @@ BOOT = """
 set -o pipefail
 boot() {
   image=$1; shift
-  timeout ${PATIENCE:-150} crossbar run --kernel $image --initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'
+  timeout ${PATIENCE:-100} crossbar run --kernel $image --initrd $LAB_INITRD "$@" </dev/null | tr -d '\\r'
 }
 guest() { boot $1 --cpus $2 --memory $3 --cmdline 'console=ttyS0 quiet lab_run="poweroff -f"' | grep '^guest:'; }
 """
@@ -46,7 +46,7 @@ machine() {
 }
 qemu() {
   image=$1; shift
-  (LIMIT="timeout ${PATIENCE:-150}"; machine -kernel $image -initrd $LAB_INITRD "$@") </dev/null | tr -d '\\r'
+  (LIMIT="timeout ${PATIENCE:-100}"; machine -kernel $image -initrd $LAB_INITRD "$@") </dev/null | tr -d '\\r'
 }
 """
 
@@ -128,8 +128,8 @@ class Guest(Case):
         self.assertEqual(outcome.out, "status 0\n", outcome)
 
     def test_triple_fault_is_a_crash(self):
-        outcome = self.in_lab("""crossbar run --kernel $LAB_LINUX --initrd $LAB_INITRD --memory 256M </dev/null >/dev/null \\
-              --cmdline 'console=ttyS0 quiet reboot=t,force lab_run="reboot -f; sleep 100"'; echo $?""")
+        outcome = self.in_lab("""timeout 75 crossbar run --kernel $LAB_LINUX --initrd $LAB_INITRD --memory 256M \\
+              </dev/null >/dev/null --cmdline 'console=ttyS0 quiet reboot=t,force lab_run="reboot -f; sleep 100"'; echo $?""")
         self.assertEqual(outcome.out, "6\n", outcome)
         self.assertIn("triple fault", outcome.err)
 

@@ -99,7 +99,7 @@ class KernelView(Case):
     }
     for option in p2p=on p2p=off; do
       rm -f in out; mkfifo in
-      crossbar run --kernel $LAB_LINUX --initrd $LAB_INITRD --cmdline "console=ttyS0 quiet lab_run=\"$steps\"" \
+      timeout 75 crossbar run --kernel $LAB_LINUX --initrd $LAB_INITRD --cmdline "console=ttyS0 quiet lab_run=\"$steps\"" \
         --memory 256M --report report.json --device $LAB_DEVICE1,id=edu,slot=1 \
         --device $LAB_DEVICE2,id=target,slot=2,$option >out 2>err <in & vm=$!
       exec 3>in

@@ -32,7 +32,7 @@ class Ports(Case):
     def test_linux_has_an_nvme_behind_a_port_and_resets_its_bus(self):
         self.need_full()
         words = " ".join(self.LINUX.split())
-        script = f"""crossbar run --kernel $LAB_LINUX --initrd $LAB_INITRD --memory 256M --cmdline '{words}' \
+        script = f"""timeout 75 crossbar run --kernel $LAB_LINUX --initrd $LAB_INITRD --memory 256M --cmdline '{words}' \
             --report report.json --device $LAB_DEVICE1,id=nvme,port=a </dev/null | tr -d '\\r'
             echo == report; cat report.json"""
         outcome = self.in_lab(script, *behind("nvme,disk=16M"))
